@@ -1,0 +1,74 @@
+# Every target works on a fresh clone: it makes .venv itself and installs what it needs. Run `make help` for the list.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO := demo_output
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format docs docs-serve bench sample-data wheel clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+# torch goes first and alone, so that nothing else can choose another torch.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@echo "Making $(VENV) (the first time this takes a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.checks: $(VENV)/.runtime
+	$(PIP) --editable '.[train,test,dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	$(PIP) --editable '.[baselines]'
+	@touch $@
+
+demo: $(VENV)/.runtime  ## restore the shipped sample scans into demo_output/ and draw before and after
+	$(BIN)/medidiff denoise sample_data/phantom_t1w.nii.gz sample_data/dicom_mr -o $(DEMO)
+	$(BIN)/python examples/before_after.py $(DEMO)
+
+test: $(VENV)/.checks  ## run the tests (not the slow ones)
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.checks  ## run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.checks  ## check style, types and which room imports which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.checks  ## mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs  ## build the documentation into site/
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in site/index.html"
+
+docs-serve: $(VENV)/.docs  ## show the documentation while it is written
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+bench: $(VENV)/.bench  ## measure quality and time against classical denoisers
+	$(BIN)/python benchmarks/quality.py
+
+sample-data: $(VENV)/.checks  ## make sample_data/ again; the result is the same bit for bit
+	$(BIN)/python sample_data/make.py
+
+wheel: $(VENV)/.checks  ## build the source archive and the wheel into dist/
+	$(BIN)/python -m build
+
+clean:  ## remove everything that the targets above made
+	rm -rf $(VENV) $(DEMO) site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

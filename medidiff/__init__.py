@@ -1,0 +1,36 @@
+"""Restores medical scans with conditional diffusion, and shows its work.
+
+    import medidiff
+
+    restoration = medidiff.denoise("scan.nii.gz")
+    restoration.save("scan_denoised.nii.gz")
+
+The names below are loaded on first use, so that ``import medidiff`` costs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from medidiff._version import __version__
+
+if TYPE_CHECKING:
+    from medidiff.pipelines import denoise, load
+    from medidiff.restore import Restoration
+
+__all__ = ["Restoration", "__version__", "denoise", "load"]
+
+_HOME = {"Restoration": "medidiff.restore", "denoise": "medidiff.pipelines", "load": "medidiff.pipelines"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'medidiff' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,94 @@
+"""What can go wrong, and the exit code each failure gives.
+
+    MedidiffError
+    |-- UsageError          2    the command or an argument is wrong
+    |-- NoScanFound         3    nothing in the input can be processed
+    |-- ScanError           -    one scan cannot be read or processed (its case fails, the folder goes on)
+    |-- PipelineError       6    a pipeline or its weights are missing, damaged or do not fit
+    |-- OutOfMemory         7    the scan does not fit the memory, even in small tiles
+    |-- CannotWrite         8    the output cannot be written
+    `-- VerificationFailed  9    a result could not be reproduced
+
+A message is one plain sentence that names the file and what to do. It never holds a patient's name, ID or date.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the ``medidiff`` command; part of its contract."""
+
+    OK = 0
+    USAGE = 2
+    NO_SCAN = 3
+    SOME_FAILED = 4
+    ALL_FAILED = 5
+    PIPELINE = 6
+    MEMORY = 7
+    CANNOT_WRITE = 8
+    VERIFICATION = 9
+    INTERRUPTED = 130
+
+
+EXIT_MEANINGS: dict[ExitCode, str] = {
+    ExitCode.OK: "all cases done",
+    ExitCode.USAGE: "the command or an argument is wrong",
+    ExitCode.NO_SCAN: "no scan found in the input",
+    ExitCode.SOME_FAILED: "some cases failed, the others are done",
+    ExitCode.ALL_FAILED: "all cases failed",
+    ExitCode.PIPELINE: "a pipeline or its weights are missing or damaged",
+    ExitCode.MEMORY: "out of memory",
+    ExitCode.CANNOT_WRITE: "the output cannot be written",
+    ExitCode.VERIFICATION: "verification failed",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+
+class MedidiffError(Exception):
+    """Base of all errors that medidiff raises on purpose; ``str(error)`` is one sentence for a person."""
+
+    exit_code: ExitCode = ExitCode.ALL_FAILED
+
+
+class UsageError(MedidiffError):
+    """The command or an argument is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class NoScanFound(MedidiffError):
+    """Nothing in the input can be processed."""
+
+    exit_code = ExitCode.NO_SCAN
+
+
+class ScanError(MedidiffError):
+    """One scan cannot be read or processed; the other scans of a folder go on."""
+
+    exit_code = ExitCode.ALL_FAILED
+
+
+class PipelineError(MedidiffError):
+    """A pipeline or its weights are missing, damaged, or do not fit the request."""
+
+    exit_code = ExitCode.PIPELINE
+
+
+class OutOfMemory(MedidiffError):
+    """The scan does not fit the memory, even in small tiles."""
+
+    exit_code = ExitCode.MEMORY
+
+
+class CannotWrite(MedidiffError):
+    """The output cannot be written."""
+
+    exit_code = ExitCode.CANNOT_WRITE
+
+
+class VerificationFailed(MedidiffError):
+    """A result could not be reproduced."""
+
+    exit_code = ExitCode.VERIFICATION
