@@ -1,0 +1,120 @@
+"""Reads one DICOM series into volumes in physical units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.errors import OutOfMemory, ScanError
+from medidiff.scans import dicom_pixels
+from medidiff.scans.dicom_headers import Header, load_header, quiet
+from medidiff.scans.dicom_stacks import Stack, stacks
+from medidiff.scans.volume import Scan, ScanRef, Volume
+
+ARBITRARY_UNITS = "a.u."
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """Undo record of a DICOM series: the source image of every slice of every volume."""
+
+    stacks: tuple[Stack, ...]
+
+    @property
+    def images(self) -> list[Header]:
+        """Every source image, volume after volume."""
+        return [header for stack in self.stacks for header in stack.images]
+
+
+def read(ref: ScanRef) -> Scan:
+    """Decode a series: images sorted by position, rescaled slice by slice, split into regular volumes.
+
+    Args:
+        ref: a case of kind ``dicom``.
+
+    Returns:
+        The volumes; padded pixels are not ``valid`` and hold the smallest valid value. Images that are not on a regular
+        grid come as volumes of one slice, and a note says why.
+
+    Raises:
+        ScanError: an image cannot be read or decoded.
+        OutOfMemory: the series does not fit the memory.
+    """
+    headers, notes = _headers(ref)
+    found, more = stacks(headers)
+    try:
+        overlays: list[Path] = []
+        with quiet():
+            volumes = tuple(_volume(stack, overlays) for stack in found)
+    except MemoryError as error:
+        raise OutOfMemory(f"{ref.path} does not fit the memory; process fewer series at a time.") from error
+    if overlays:
+        more = (*more, f"Overlays drawn on {len(overlays)} of the images are left out of the result.")
+    return Scan(ref, volumes, DicomSource(found), (*notes, *more))
+
+
+def _headers(ref: ScanRef) -> tuple[list[Header], list[str]]:
+    """The series' images without duplicates, and a note on those left out."""
+    unique: dict[str, Header] = {}
+    double = 0
+    for path in sorted(ref.files):
+        try:
+            header = load_header(path)
+        except Exception as error:  # pydicom raises many kinds on damaged files
+            raise ScanError(f"{path} cannot be read as DICOM ({type(error).__name__}); check the file.") from error
+        if header.problem is not None:
+            raise ScanError(f"{path} cannot be restored: {header.problem}.")
+        known = unique.get(header.sop_uid)
+        if known is not None and (known.position, known.instance) != (header.position, header.instance):
+            raise ScanError(f"{path} and {known.path.name} differ but share a SOPInstanceUID; repair the series first.")
+        double += known is not None
+        unique.setdefault(header.sop_uid or str(path), header)
+    if not unique:
+        raise ScanError(f"{ref.path} holds no image of the series.")
+    kinds = {header.sop_class for header in unique.values()}
+    if len(kinds) > 1:
+        raise ScanError(f"{ref.path} mixes CT, MR or PET images in one series; separate them.")
+    plural = "s are" if double > 1 else " is"
+    notes = [f"{double} image{plural} present more than once (same SOPInstanceUID) and used once."] if double else []
+    return list(unique.values()), notes
+
+
+def _volume(stack: Stack, overlays: list[Path]) -> Volume:
+    """Decode a stack; images that carry overlay planes (groups 60xx) are added to ``overlays``."""
+    first = stack.images[0]
+    array = np.empty((*first.shape, len(stack.images)), dtype=np.float32, order="F")
+    invalid: dict[int, NDArray[np.bool_]] = {}
+    for k, header in enumerate(stack.images):
+        dataset = dicom_pixels.load(header.path)
+        if any(0x6000 <= tag.group <= 0x60FF for tag in dataset.keys()):  # noqa: SIM118 (iterating decodes)
+            overlays.append(header.path)
+        stored = dicom_pixels.decode(dataset, header.path)
+        if stored.shape[::-1] != first.shape:
+            raise ScanError(f"{header.path} has pixel data of another size than its header says; check the file.")
+        code = dicom_pixels.coding(dataset, header.path)
+        array[:, :, k] = dicom_pixels.to_physical(stored, code).T
+        data = dicom_pixels.measured(stored, code)
+        if not data.all():
+            invalid[k] = ~data.T
+    valid = _fill(array, invalid)
+    return Volume(array, stack.affine, first.modality, _units(first), stack.label, valid)
+
+
+def _fill(array: NDArray[np.float32], invalid: dict[int, NDArray[np.bool_]]) -> NDArray[np.bool_] | None:
+    """Give padded voxels the smallest valid value, so that no false edge surrounds the field of view."""
+    if not invalid:
+        return None
+    valid = np.ones(array.shape, dtype=np.bool_, order="F")
+    for k, mask in invalid.items():
+        valid[:, :, k] = ~mask
+    array[~valid] = array[valid].min() if valid.any() else 0.0
+    return valid
+
+
+def _units(header: Header) -> str:
+    if header.modality == "CT":
+        return "HU"
+    return header.units or ARBITRARY_UNITS if header.modality == "PT" else ARBITRARY_UNITS

@@ -1,0 +1,169 @@
+"""Stored DICOM pixel values and the physical values that they stand for (PS3.3 C.7.6.3, C.11.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from medidiff.errors import ScanError
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How one image's pixel values are stored.
+
+    Attributes:
+        slope: RescaleSlope (1 when absent).
+        intercept: RescaleIntercept (0 when absent).
+        bits: BitsStored.
+        signed: whether stored values are two's complement.
+        padding: lowest and highest stored value that means "no data", or None.
+    """
+
+    slope: float
+    intercept: float
+    bits: int
+    signed: bool
+    padding: tuple[int, int] | None
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and largest value that the stored bits can hold."""
+        return (-(1 << self.bits - 1), (1 << self.bits - 1) - 1) if self.signed else (0, (1 << self.bits) - 1)
+
+
+def load(path: Path) -> Dataset:
+    """Read a whole DICOM file.
+
+    Raises:
+        ScanError: it cannot be read.
+    """
+    try:
+        return pydicom.dcmread(path, force=True)
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        raise ScanError(f"{path} cannot be read as DICOM ({type(error).__name__}); check the file.") from error
+
+
+def decode(dataset: Dataset, path: Path) -> NDArray[np.int64]:
+    """Stored values of a single-frame image, shape (rows, columns).
+
+    Raises:
+        ScanError: the pixel data are damaged, or no decoder for their compression is installed.
+    """
+    try:
+        if "TransferSyntaxUID" not in dataset.file_meta:  # no file header: the encoding that pydicom found
+            dataset.file_meta.TransferSyntaxUID = _found_syntax(dataset)
+        pixels = np.asarray(dataset.pixel_array)
+        aligned = int(dataset.HighBit) + 1 == int(dataset.BitsStored)
+    except Exception as error:  # decoders raise many kinds
+        syntax = getattr(dataset.file_meta.get("TransferSyntaxUID", None), "name", "unknown transfer syntax")
+        raise ScanError(f"{path} has pixel data that cannot be decoded ({syntax}); check the file.") from error
+    if not aligned:
+        raise ScanError(f"{path} stores its pixels in unusual bits (HighBit is not BitsStored - 1); convert it first.")
+    if pixels.ndim == 3 and pixels.shape[0] == 1:
+        pixels = pixels[0]
+    if pixels.ndim != 2 or not np.issubdtype(pixels.dtype, np.integer):
+        raise ScanError(f"{path} does not hold one grey-scale image of whole numbers; it cannot be restored.")
+    return pixels.astype(np.int64)
+
+
+def coding(dataset: Dataset, path: Path) -> Coding:
+    """How the image's values are stored; absent or zero slopes count as 1.
+
+    Raises:
+        ScanError: the attributes that say so are damaged.
+    """
+    try:
+        return _coding(dataset)
+    except Exception as error:  # pydicom raises many kinds on damaged values
+        raise ScanError(f"{path} has damaged pixel attributes ({type(error).__name__}); check the file.") from error
+
+
+def _coding(dataset: Dataset) -> Coding:
+    signed = bool(int(dataset.get("PixelRepresentation", 0) or 0))
+    bits = int(dataset.get("BitsStored", 0) or dataset.get("BitsAllocated", 16))
+    return Coding(
+        slope=_number(dataset, "RescaleSlope") or 1.0,
+        intercept=_number(dataset, "RescaleIntercept") or 0.0,
+        bits=bits,
+        signed=signed,
+        padding=_padding(dataset),
+    )
+
+
+def to_physical(stored: NDArray[np.int64], code: Coding) -> NDArray[np.float32]:
+    """Apply slope and intercept."""
+    return (stored * code.slope + code.intercept).astype(np.float32)
+
+
+def measured(stored: NDArray[np.int64], code: Coding) -> NDArray[np.bool_]:
+    """True where the image holds data, False on padding (PixelPaddingValue, PixelPaddingRangeLimit)."""
+    if code.padding is None:
+        return np.ones(stored.shape, dtype=np.bool_)
+    low, high = code.padding
+    return np.asarray((stored < low) | (stored > high), dtype=np.bool_)
+
+
+def to_stored(values: NDArray[np.float32], source: NDArray[np.int64], code: Coding) -> NDArray[np.int64]:
+    """Restored physical values as stored values: rounded and clipped, with padding and unchanged pixels as they were.
+
+    Args:
+        values: restored image in physical units.
+        source: the image's own stored values.
+        code: how they are stored.
+    """
+    low, high = code.limits
+    data = measured(source, code)
+    if code.padding is not None:  # a restored pixel must not turn into padding
+        low, high = _beside(code.padding, low, high)
+    fresh = np.rint((values.astype(np.float64) - code.intercept) / code.slope)
+    fresh = np.clip(np.nan_to_num(fresh, nan=0.0), low, high).astype(np.int64)
+    fresh = np.where((values == to_physical(source, code)) | ~data, source, fresh)
+    return np.asarray(fresh, dtype=np.int64)
+
+
+def _beside(padding: tuple[int, int], low: int, high: int) -> tuple[int, int]:
+    """Limits that leave out padding at either end of the range; padding in the middle is left alone."""
+    if padding[0] <= low <= padding[1]:
+        low = min(padding[1] + 1, high)
+    if padding[0] <= high <= padding[1]:
+        high = max(padding[0] - 1, low)
+    return low, high
+
+
+def padding_value(dataset: Dataset, keyword: str) -> int:
+    """PixelPaddingValue or its range limit with the sign that PixelRepresentation asks for, which some writers miss."""
+    value = int(_number(dataset, keyword) or 0)
+    bits = int(dataset.get("BitsAllocated", 16))
+    if int(dataset.get("PixelRepresentation", 0) or 0):
+        return value - (1 << bits) if value >= 1 << bits - 1 else value
+    return value + (1 << bits) if value < 0 else value
+
+
+def _padding(dataset: Dataset) -> tuple[int, int] | None:
+    if _number(dataset, "PixelPaddingValue") is None:
+        return None
+    keywords = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    values = [padding_value(dataset, keyword) for keyword in keywords if _number(dataset, keyword) is not None]
+    return min(values), max(values)
+
+
+def _number(dataset: Dataset, keyword: str) -> float | None:
+    try:
+        value = dataset.get(keyword)
+        number = None if value is None or value == "" else float(value)
+    except Exception:  # pydicom raises many kinds on damaged values; the value then counts as absent
+        return None
+    return number if number is not None and np.isfinite(number) else None
+
+
+def _found_syntax(dataset: Dataset) -> pydicom.uid.UID:
+    implicit, little = dataset.original_encoding
+    if not little:
+        return pydicom.uid.ExplicitVRBigEndian
+    return pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian

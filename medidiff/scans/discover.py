@@ -1,0 +1,215 @@
+"""Finds the cases in files and folders from names and headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from medidiff.errors import ScanError, UsageError
+from medidiff.scans.outputs import nifti_stem, safe_name, unique_name
+from medidiff.scans.volume import ScanRef, Skipped
+
+SERIES_NUMBER_STEP = 10_000
+_LARGEST_SERIES_NUMBER = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What lies in the inputs: the cases to process, and every other file with the reason why not."""
+
+    cases: tuple[ScanRef, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file and the input folder it was found in."""
+
+    path: Path
+    root: Path
+
+    @property
+    def relative(self) -> Path:
+        return self.path.relative_to(self.root)
+
+
+def find_scans(
+    inputs: Sequence[Path], *, include: Sequence[str] = (), exclude: Sequence[str] = (), recursive: bool = True
+) -> Discovery:
+    """Find NIfTI files and DICOM series (by SeriesInstanceUID, whatever the files are called and wherever they lie).
+
+    Args:
+        inputs: files and folders.
+        include: glob patterns of which a case must match one: on its path below the input, its name, its series name.
+        exclude: glob patterns of which a case must match none.
+        recursive: also look into the folders of a folder.
+
+    Returns:
+        The cases in a fixed order, with distinct output names, and the skipped files.
+
+    Raises:
+        UsageError: an input does not exist.
+    """
+    niftis: list[ScanRef] = []
+    series: dict[str, list[tuple[_Found, _Dicom]]] = defaultdict(list)
+    numbers: dict[str, set[int]] = defaultdict(set)
+    skipped: list[Skipped] = []
+    for found in _files(inputs, recursive, skipped):
+        stem = nifti_stem(found.path.name)
+        if _matches(found, exclude):
+            continue
+        if stem is not None:
+            if not include or _matches(found, include):
+                niftis.append(ScanRef("nifti", found.path, (found.path,), found.relative, stem))
+            continue
+        dicom = _look(found.path)
+        if dicom.study and dicom.number is not None:
+            numbers[dicom.study].add(dicom.number)
+        if dicom.reason is not None:
+            if not include or _matches(found, include):
+                skipped.append(Skipped(found.path, dicom.reason))
+        else:
+            series[dicom.series or f"no uid: {found.path.parent}"].append((found, dicom))
+    cases = niftis + _series_cases(series, numbers, include, exclude)
+    cases.sort(key=lambda case: (case.relative.as_posix().casefold(), case.relative.as_posix(), case.path.as_posix()))
+    return Discovery(tuple(_distinct(cases)), tuple(skipped))
+
+
+def content_hash(ref: ScanRef) -> str:
+    """SHA-256 over the bytes of a case, as hexadecimal text; for DICOM independent of file names and of copies.
+
+    Raises:
+        ScanError: a file cannot be read.
+    """
+    digests = set()
+    for path in ref.files:
+        try:
+            with path.open("rb") as file:
+                digests.add(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise ScanError(f"{path} cannot be read ({error.strerror or type(error).__name__}).") from error
+    if ref.kind == "nifti":
+        return digests.pop()
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def _files(inputs: Sequence[Path], recursive: bool, skipped: list[Skipped]) -> Iterator[_Found]:
+    """Every visible file once, in a fixed order; links are followed, loops of links are not."""
+    seen_files: set[Path] = set()
+    seen_folders: set[tuple[int, int]] = set()
+    for given in inputs:
+        if not os.path.lexists(given):
+            raise UsageError(f"{given} does not exist.")
+        single = not given.is_dir()
+        for found in [_Found(given, given.parent)] if single else _walk(given, recursive, seen_folders, skipped):
+            real = Path(os.path.realpath(found.path))
+            if real not in seen_files:
+                seen_files.add(real)
+                yield found
+
+
+def _walk(root: Path, recursive: bool, seen: set[tuple[int, int]], skipped: list[Skipped]) -> Iterator[_Found]:
+    def refused(error: OSError) -> None:
+        skipped.append(Skipped(Path(error.filename), f"the folder cannot be read ({error.strerror})"))
+
+    for base, folders, files in os.walk(root, followlinks=True, onerror=refused):
+        status = Path(base).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield _Found(Path(base) / name, root)
+
+
+def _matches(found: _Found, patterns: Sequence[str]) -> bool:
+    names = [found.path.name, *(folder.as_posix() for folder in (found.relative, *found.relative.parents))]
+    return any(fnmatch(name, pattern) for name in names for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class _Dicom:
+    """What discovery keeps of a file that is not NIfTI; ``reason`` tells why it is no scan."""
+
+    reason: str | None
+    study: str = ""
+    series: str = ""
+    number: int | None = None
+    name: str = ""
+
+
+def _look(path: Path) -> _Dicom:
+    from medidiff.scans import dicom_headers
+
+    if not path.is_file():
+        return _Dicom("a broken link" if path.is_symlink() else "not a regular file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+        if not start:
+            return _Dicom("empty file")
+        if not dicom_headers.looks_like_dicom(start):
+            return _Dicom("not a NIfTI or DICOM file")
+        header = dicom_headers.load_header(path)
+    except OSError as error:
+        return _Dicom(f"cannot be read ({error.strerror or type(error).__name__})")
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        return _Dicom(f"damaged: not readable as DICOM ({type(error).__name__})")
+    parts = [str(header.series_number) if header.series_number is not None else "", safe_name(header.description)]
+    parts[1] = parts[1] or header.modality
+    name = "_".join(part for part in parts if part)
+    return _Dicom(header.problem, header.study_uid, header.series_uid, header.series_number, name)
+
+
+def _series_cases(
+    series: dict[str, list[tuple[_Found, _Dicom]]],
+    numbers: dict[str, set[int]],
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> list[ScanRef]:
+    cases = []
+    for uid in sorted(series):
+        members = series[uid]
+        first = members[0][1]
+        stem = safe_name(first.name, 120) or "series"
+        by_name = any(fnmatch(stem, pattern) for pattern in include)
+        if include and not by_name and not any(_matches(found, include) for found, _ in members):
+            continue
+        if any(fnmatch(stem, pattern) for pattern in exclude):
+            continue
+        folder = Path(os.path.commonpath([found.path.parent.absolute() for found, _ in members]))
+        root = members[0][0].root
+        inside = folder.is_relative_to(root.absolute())
+        relative = (folder.relative_to(root.absolute()) if inside else Path()) / stem
+        path = root / relative.parent if inside else folder
+        files = tuple(found.path for found, _ in members)
+        cases.append(
+            ScanRef("dicom", path, files, relative, stem, first.series, _unused(first.number, numbers[first.study]))
+        )
+    return cases
+
+
+def _unused(number: int | None, taken: set[int]) -> int:
+    """A SeriesNumber that no series of the study has: the source's plus 10000, so that it is easy to tell; recorded."""
+    candidate = max(number or 0, 0) + SERIES_NUMBER_STEP
+    if candidate > _LARGEST_SERIES_NUMBER:
+        candidate = SERIES_NUMBER_STEP
+    while candidate in taken:
+        candidate += 1
+    taken.add(candidate)
+    return candidate
+
+
+def _distinct(cases: Sequence[ScanRef]) -> Iterator[ScanRef]:
+    """Give cases that would write to the same place different names (``t1``, ``t1-2``)."""
+    taken: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        folder = case.relative.parent.as_posix().casefold()
+        yield replace(case, stem=unique_name(case.stem, taken[folder]))

@@ -1,0 +1,58 @@
+"""The grid on which the network works, and the record that leads back from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.scans.volume import Volume
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An array turned so that its axes run as nearly as possible right, anterior and superior (RAS+).
+
+    Only axes are swapped and flipped, so no voxel is interpolated and ``undo(apply(a))`` is ``a`` itself.
+
+    Attributes:
+        turn: nibabel orientation, shape (3, 2), from the scan's axes to RAS+.
+        back: the same in the other direction.
+        spacing: voxel size in millimetres along the turned axes.
+    """
+
+    turn: NDArray[np.float64]
+    back: NDArray[np.float64]
+    spacing: tuple[float, float, float]
+
+    def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """From the scan's axes to the model's."""
+        return np.ascontiguousarray(nib.apply_orientation(array, self.turn))
+
+    def undo(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """From the model's axes to the scan's."""
+        return np.ascontiguousarray(nib.apply_orientation(array, self.back))
+
+
+def to_model_grid(volume: Volume) -> tuple[Grid, NDArray[np.float32]]:
+    """Turn a volume to RAS+, so that the result does not depend on the order in which a file stores its voxels.
+
+    Args:
+        volume: any orientation, oblique ones included.
+
+    Returns:
+        The record that leads back, and the turned array.
+    """
+    turn = nib.io_orientation(volume.affine)
+    if np.isnan(turn).any():  # a degenerate affine says nothing about axes: leave them as they are
+        turn = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
+    order = np.argsort(turn[:, 0])
+    spacing = np.asarray(volume.spacing)[order]
+    grid = Grid(turn, back, (float(spacing[0]), float(spacing[1]), float(spacing[2])))
+    return grid, grid.apply(volume.array)

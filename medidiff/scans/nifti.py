@@ -1,0 +1,326 @@
+"""Reads and writes NIfTI-1 and NIfTI-2 files without losing what the header or the untouched voxels say."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.errors import CannotWrite, OutOfMemory, ScanError
+from medidiff.scans.outputs import atomic_file, nifti_stem
+from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume
+
+NOT_SCANS = {1002: "a label map", 1005: "a label map", 1006: "a displacement field", 1007: "a vector field"}
+GZIP_LEVEL = 6
+GZIP_START = b"\x1f\x8b"
+DEFLATE_RATIO = 1032  # the most that deflate can pack
+CT_AIR = (-3100.0, -900.0)  # the range in which the smallest value of a CT in HU lies
+CT_TISSUE = 200.0  # HU that bone or contrast in a CT exceeds
+
+
+@dataclass(frozen=True)
+class NiftiSource:
+    """Undo record of a NIfTI file.
+
+    Attributes:
+        header: the header as it lies in the file, scaling included.
+        shape: shape of the data in the file.
+        slope: stored value to physical value; 1 when the file has none.
+        intercept: likewise; 0 when the file has none.
+    """
+
+    header: Any
+    shape: tuple[int, ...]
+    slope: float
+    intercept: float
+
+
+def read(ref: ScanRef) -> Scan:
+    """Decode a NIfTI file; every 3-D volume of a 4-D (or higher) file becomes one `Volume` labelled ``t=N``.
+
+    Args:
+        ref: a case of kind ``nifti``.
+
+    Returns:
+        Volumes in physical units with the affine of sform, else qform. Voxels that are not finite are not ``valid``
+        and hold 0.
+
+    Raises:
+        ScanError: the file is damaged or is not a scalar image.
+        OutOfMemory: the file does not fit the memory.
+    """
+    source, stored = _load(ref.path)
+    modality = None
+    volumes = []
+    blind = 0
+    for label, part in _parts(stored):
+        array = _physical(part, source)
+        valid: NDArray[np.bool_] | None = None
+        finite = np.isfinite(array)
+        if not finite.all():
+            valid = finite
+            blind += int(finite.size - np.count_nonzero(finite))
+            array = np.where(finite, array, np.float32(0))
+        modality = modality or guess_modality(array)
+        units = "HU" if modality == "CT" else "a.u."
+        affine = np.asarray(source.header.get_best_affine(), dtype=np.float64)
+        volumes.append(Volume(array, affine, modality, units, label, valid))
+    if blind == sum(volume.array.size for volume in volumes):
+        raise ScanError(f"{ref.path} holds no finite value (all voxels are NaN or infinite); check the file.")
+    notes = (f"{blind} voxels are NaN or infinite and stay as they are.",) if blind else ()
+    return Scan(ref, tuple(volumes), source, notes)
+
+
+def write(scan: Scan, arrays: Sequence[NDArray[np.float32]], path: Path, derivation: Derivation) -> tuple[Path, ...]:
+    """Write restored volumes with the input's header: geometry, data type, scaling, units and extensions stay.
+
+    Whole-number types are rounded and clipped. Voxels that are not ``valid``, and voxels that were not changed, keep
+    their stored value bit for bit. ``.nii`` is written plain, anything else gzipped; equal content gives equal bytes.
+
+    Args:
+        scan: as `read` returned it.
+        arrays: one array a volume, same shape, physical units.
+        path: the file to write.
+        derivation: its ``short`` text goes to ``descrip``.
+
+    Raises:
+        CannotWrite: the file cannot be written.
+        ScanError: the input changed since it was read, or the arrays do not fit it.
+    """
+    if path.exists() and path.resolve() == scan.ref.path.resolve():
+        raise CannotWrite(f"{path} is the input itself; choose another output.")
+    _, stored = _load(scan.ref.path)
+    source: NiftiSource = scan.source
+    expected = [volume.array.shape for volume in scan.volumes]
+    if stored.shape != source.shape or [array.shape for array in arrays] != expected:
+        raise ScanError(f"{scan.ref.path} changed while it was processed, or the result does not fit it; run again.")
+    result = np.array(stored, order="F", copy=True)
+    for (_, old), (_, new), array in zip(_parts(stored), _parts(result), arrays, strict=True):
+        new[...] = _stored(array, old, source)
+    header = source.header.copy()
+    _save(header, result, path, derivation)
+    return (path,)
+
+
+def write_map(
+    scan: Scan, arrays: Sequence[NDArray[np.float32]], path: Path, derivation: Derivation
+) -> tuple[Path, ...]:
+    """Write float32 maps on the grid of a scan of any format: an uncertainty, a residual.
+
+    Volumes that share a grid go into one file. A DICOM series that had to be split has several grids: its further files
+    are called ``NAME_2.nii.gz``, ``NAME_3.nii.gz``, ...
+
+    Args:
+        scan: the scan that the maps belong to.
+        arrays: one array a volume.
+        path: the (first) file to write.
+        derivation: its ``short`` text goes to ``descrip``.
+
+    Returns:
+        The files, in the order of the volumes.
+
+    Raises:
+        CannotWrite: a file cannot be written.
+    """
+    grids: list[tuple[Volume, list[NDArray[np.float32]]]] = []
+    for volume, array in zip(scan.volumes, arrays, strict=True):
+        known = [maps for first, maps in grids if _same_grid(first, volume)]
+        if known:
+            known[0].append(array)
+        else:
+            grids.append((volume, [array]))
+    files = []
+    for number, (first, maps) in enumerate(grids, start=1):
+        name = path if number == 1 else path.with_name(f"{nifti_stem(path.name) or path.name}_{number}.nii.gz")
+        _write_one_map(scan, first, maps, name, derivation)
+        files.append(name)
+    return tuple(files)
+
+
+def _same_grid(one: Volume, other: Volume) -> bool:
+    return one.array.shape == other.array.shape and bool(np.allclose(one.affine, other.affine, atol=1e-4))
+
+
+def _write_one_map(
+    scan: Scan, first: Volume, maps: Sequence[NDArray[np.float32]], path: Path, derivation: Derivation
+) -> None:
+    data = np.stack(maps, axis=-1) if len(maps) > 1 else np.asarray(maps[0])
+    if isinstance(scan.source, NiftiSource):
+        data = data.reshape(scan.source.shape, order="F")
+        header = scan.source.header.copy()
+    else:
+        header = _new_header(data.shape, first.affine)
+    header.set_data_dtype(np.dtype(np.float32))
+    header["scl_slope"], header["scl_inter"] = 1.0, 0.0
+    header["cal_min"], header["cal_max"] = 0.0, 0.0
+    _save(header, data.astype(np.float32, order="F"), path, derivation)
+
+
+def save_array(array: NDArray[np.float32], affine: NDArray[np.float64], path: Path, description: str) -> Path:
+    """Write a float32 array that belongs to no file as NIfTI; return the path.
+
+    Args:
+        array: shape (I, J, K), physical units.
+        affine: voxel index to millimetres in RAS+.
+        path: the file, ``.nii`` or ``.nii.gz``.
+        description: for ``descrip``, ASCII.
+
+    Raises:
+        CannotWrite: the file cannot be written.
+    """
+    header = _new_header(array.shape, affine)
+    header.set_data_dtype(np.dtype(np.float32))
+    _save(header, array.astype(np.float32, order="F"), path, Derivation("", description, description, ""))
+    return path
+
+
+def _new_header(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Any:
+    header_class: Any = nib.Nifti1Header
+    header = header_class()
+    header.set_data_shape(shape)
+    header.set_sform(affine, code=1)
+    header.set_qform(affine, code=1, strip_shears=True)
+    header.set_xyzt_units("mm", "sec")
+    return header
+
+
+def guess_modality(array: NDArray[np.float32]) -> str:
+    """``CT`` when the values look like Hounsfield units, else ``MR``; NIfTI does not say.
+
+    A CT holds air, so its smallest value lies between -3100 (padding) and -900, and bone or contrast, above 200.
+    """
+    lowest, highest = float(array.min()), float(array.max())
+    return "CT" if CT_AIR[0] <= lowest <= CT_AIR[1] and highest > CT_TISSUE else "MR"
+
+
+def _load(path: Path) -> tuple[NiftiSource, NDArray[Any]]:
+    """Header and stored values, unscaled, in the file's own data type."""
+    if not path.is_file():
+        raise ScanError(f"{path} is not a file (any more).")
+    try:
+        with _quiet():
+            image: Any = nib.load(path)
+        if type(image) not in (nib.Nifti1Image, nib.Nifti2Image):
+            raise ScanError(f"{path} is {type(image).__name__}, not a NIfTI volume; convert it to NIfTI first.")
+        _check_header(path, image)
+        with _opened(path) as file, _quiet():
+            header = type(image.header).from_fileobj(file)
+        stored = np.asanyarray(image.dataobj.get_unscaled())
+    except (ScanError, OutOfMemory):
+        raise
+    except MemoryError as error:
+        raise OutOfMemory(f"{path} does not fit the memory.") from error
+    except Exception as error:  # nibabel, gzip and numpy raise many kinds on damaged files
+        raise ScanError(f"{path} is not a readable NIfTI file (truncated or damaged); convert it again.") from error
+    return NiftiSource(header, stored.shape, float(image.dataobj.slope), float(image.dataobj.inter)), stored
+
+
+def _check_header(path: Path, image: Any) -> None:
+    shape, dtype = image.shape, image.header.get_data_dtype()
+    intent = int(image.header["intent_code"])
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        kind = {"c": "complex values", "V": "RGB colours"}.get(dtype.kind, f"values of type {dtype}")
+        raise ScanError(f"{path} holds {kind}, not a scalar image; convert it to real numbers first.")
+    if intent in NOT_SCANS:
+        raise ScanError(f"{path} is {NOT_SCANS[intent]} by its intent code, not a scan.")
+    if len(shape) < 2 or 0 in shape:
+        raise ScanError(f"{path} holds no image (its shape is {'x'.join(map(str, shape)) or 'empty'}).")
+    needed = int(np.prod([int(size) for size in shape], dtype=object)) * dtype.itemsize
+    with path.open("rb") as file:
+        ratio = DEFLATE_RATIO if file.read(2) == GZIP_START else 1
+    if needed > ratio * path.stat().st_size:  # before nibabel reserves the memory
+        raise ScanError(f"{path} is truncated: its header promises {needed} bytes of data; copy or convert it again.")
+    if not np.isfinite(image.header.get_best_affine()).all():
+        raise ScanError(f"{path} has a damaged orientation (its affine is not finite); repair the header.")
+
+
+def _parts(data: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Views of each 3-D volume with its label; a 2-D image gets a third axis of one voxel."""
+    if data.ndim == 2:
+        data = data[:, :, np.newaxis]
+    rest = [np.unravel_index(n, data.shape[3:], order="F") for n in range(int(np.prod(data.shape[3:])))]
+    for number, index in enumerate(rest):
+        label = f"t={number}" if len(rest) > 1 else ""
+        place: Any = (slice(None), slice(None), slice(None), *index)
+        yield label, data[place]
+
+
+def _physical(stored: NDArray[Any], source: NiftiSource) -> NDArray[np.float32]:
+    """Apply the scaling in double precision, a slice at a time to spare memory."""
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, hence not valid
+        if source.slope == 1 and source.intercept == 0:
+            return stored.astype(np.float32)
+        array = np.empty(stored.shape, dtype=np.float32, order="F")
+        for k in range(stored.shape[2]):
+            array[:, :, k] = stored[:, :, k].astype(np.float64) * source.slope + source.intercept
+    return array
+
+
+def _stored(array: NDArray[np.float32], old: NDArray[Any], source: NiftiSource) -> NDArray[Any]:
+    """Physical values as stored values; where nothing was measured or changed, the old ones."""
+    before = _physical(old, source)
+    keep = ~np.isfinite(before) | ~np.isfinite(array) | (array == before)
+    values = (np.where(keep, 0, array).astype(np.float64) - source.intercept) / source.slope
+    if old.dtype.kind in "iu":
+        limits = np.iinfo(old.dtype)
+        # float64 cannot hold the largest 64-bit integers: stay below them
+        top = limits.max if limits.bits < 64 else int(np.nextafter(float(limits.max), 0))
+        values = np.clip(np.rint(values), limits.min, top)
+    else:
+        limit = float(np.finfo(old.dtype).max)
+        values = np.clip(values, -limit, limit)
+    return np.where(keep, old, values.astype(old.dtype))
+
+
+def _save(header: Any, data: NDArray[Any], path: Path, derivation: Derivation) -> None:
+    """Write header, extensions and data; a gzip stream carries no name and no time."""
+    short = derivation.short.encode("ascii", "replace")[:79]
+    header["descrip"] = short
+    with atomic_file(path) as temporary, temporary.open("wb") as raw:
+        if path.name.lower().endswith(".nii"):
+            _stream(header, data, raw)
+        else:
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=GZIP_LEVEL, mtime=0) as packed:
+                _stream(header, data, packed)
+
+
+def _stream(header: Any, data: NDArray[Any], file: IO[bytes] | gzip.GzipFile) -> None:
+    if header["vox_offset"] == 0:
+        header["vox_offset"] = header.single_vox_offset
+    header.write_to(file)
+    file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))
+    data = data.astype(header.get_data_dtype(), copy=False)
+    for start in range(data.shape[-1]):  # Fortran order: the last axis is the slowest
+        file.write(data[..., start].tobytes(order="F"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence nibabel, which prints the header fields that it repairs while reading."""
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    with path.open("rb") as raw:
+        packed = raw.read(2) == GZIP_START
+        raw.seek(0)
+        if packed:
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield file
+        else:
+            yield raw

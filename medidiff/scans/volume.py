@@ -1,0 +1,107 @@
+"""The value objects that pass between reading, restoring and writing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["nifti", "dicom"]
+
+
+@dataclass(frozen=True)
+class ScanRef:
+    """One case as discovery found it: which files, and what its outputs are called. Nothing has been decoded yet.
+
+    Attributes:
+        kind: the file format.
+        path: the NIfTI file, or the folder that holds the DICOM series.
+        files: the files of the case (one for NIfTI), in no particular order.
+        relative: where the case lies below the input the user named, name included (its folder is kept in the output).
+        stem: the case's name without extension: ``t1w`` for ``t1w.nii.gz``; ``301_Ax_T1`` for a DICOM series.
+        series_uid: the DICOM SeriesInstanceUID, empty for NIfTI.
+        output_series_number: a SeriesNumber that no series found in the study uses, for the output; 0 when not known.
+    """
+
+    kind: Kind
+    path: Path
+    files: tuple[Path, ...]
+    relative: Path
+    stem: str
+    series_uid: str = ""
+    output_series_number: int = 0
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3-D scan (a 2-D image has one voxel along its last axis) in physical units.
+
+    Attributes:
+        array: float32, shape (I, J, K), values in ``units`` (rescale slope and intercept already applied).
+        affine: 4 x 4, voxel index to millimetres in RAS+ world space.
+        modality: DICOM modality code: ``MR``, ``CT``, ``PT``; ``OT`` when not known.
+        units: ``HU`` for CT, ``BQML`` and the like for PET, ``a.u.`` otherwise.
+        label: tells the volumes of one scan apart (``""`` for the only one, ``t=3`` and the like in 4-D).
+        valid: boolean mask of voxels that hold measured data, or ``None`` when all do (padding, NaN-free by contract).
+    """
+
+    array: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    modality: str = "OT"
+    units: str = "a.u."
+    label: str = ""
+    valid: NDArray[np.bool_] | None = None
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in millimetres along each array axis."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A decoded case: one volume, or several (4-D, or a stack that had to be split), and what the writer needs.
+
+    Attributes:
+        ref: the case.
+        volumes: every volume, in the order in which ``source`` expects them back.
+        source: opaque undo record of the reader, ``NiftiSource`` or ``DicomSource``: header, scaling, slice order.
+        notes: one sentence each on what the user should know (a duplicate left out, slices treated one by one, ...).
+    """
+
+    ref: ScanRef
+    volumes: tuple[Volume, ...]
+    source: Any
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not processed, and the reason in one sentence."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How an output came about, for labels inside files (NIfTI descrip, DICOM DerivationDescription).
+
+    Attributes:
+        task: ``denoise``, ``superres`` or ``inpaint``.
+        text: one sentence, at most 1024 characters, no patient data: method, version, bundle, strength, noise level.
+        short: at most 79 ASCII characters for NIfTI's ``descrip``.
+        version: medidiff's version.
+        sample: True when the image is a posterior sample, not the posterior mean.
+    """
+
+    task: str
+    text: str
+    short: str
+    version: str
+    sample: bool = False
+    extra: dict[str, str] = field(default_factory=dict)

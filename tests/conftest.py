@@ -1,0 +1,66 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # no test opens a window
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked ``real`` where there are no real scans."""
+    if os.environ.get("MEDIDIFF_REAL_DATA"):
+        return
+    skip = pytest.mark.skip(reason="needs real scans: set MEDIDIFF_REAL_DATA")
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder that holds data/, dicom/ and tools/ with real scans; skips the test where there is none."""
+    folder = os.environ.get("MEDIDIFF_REAL_DATA")
+    if not folder:
+        pytest.skip("needs real scans: set MEDIDIFF_REAL_DATA")
+    if not Path(folder).is_dir():
+        pytest.fail(f"MEDIDIFF_REAL_DATA names {folder}, which is not a folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The shipped sample scans; never written to."""
+    return ROOT / "sample_data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Refuse connections to other machines in every test."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not is_local(str(address[0])):
+            raise RuntimeError(f"no network in tests: {address[0]}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_only)
+        yield
+
+
+def is_local(host: str) -> bool:
+    """Whether an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
