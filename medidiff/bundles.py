@@ -1,0 +1,170 @@
+"""MONAI Bundles: where they lie, what is in them, and the network they describe.
+
+A bundle is a folder in MONAI's format (``configs/metadata.json``, ``configs/inference.json``, ``models/``,
+``docs/``, ``LICENSE``). What medidiff needs beyond that stands under ``"medidiff"`` in the metadata. Weights are
+fp16 safetensors, checked against the SHA-256 in the metadata before use; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medidiff.errors import PipelineError
+
+if TYPE_CHECKING:
+    from medidiff.diffusion.network import Backbone
+
+METADATA = Path("configs/metadata.json")
+_HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk, metadata read, weights not yet.
+
+    Attributes:
+        path: its folder.
+        name: the folder's name.
+        metadata: ``configs/metadata.json``.
+    """
+
+    path: Path
+    name: str
+    metadata: dict[str, Any]
+
+    @property
+    def version(self) -> str:
+        """The bundle's version."""
+        return str(self.metadata["version"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Medidiff's own section: tasks, modalities, network, halo, weights, licence, trained_on."""
+        settings: dict[str, Any] = self.metadata["medidiff"]
+        return settings
+
+    @property
+    def weights(self) -> Path:
+        """The weights file."""
+        return self.path / str(self.settings["weights"]["file"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 that the weights file must have."""
+        return str(self.settings["weights"]["sha256"])
+
+    def verify(self) -> None:
+        """Check the weights file against its hash.
+
+        Raises:
+            PipelineError: if it is missing or differs.
+        """
+        try:
+            with self.weights.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise PipelineError(
+                f"Pipeline {self.name}: {self.weights} cannot be read; install medidiff again."
+            ) from error
+        if found != self.weights_sha256:
+            raise PipelineError(
+                f"Pipeline {self.name}: {self.weights} is damaged (its SHA-256 differs); install medidiff again."
+            )
+
+    def network(self) -> Backbone:
+        """Build the network and load its weights, float32 on the CPU.
+
+        Raises:
+            PipelineError: if the weights are missing, damaged or do not fit the network.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from medidiff.diffusion.network import build
+
+        self.verify()
+        try:
+            network = build(**self.settings["network"])
+            network.load_state_dict({key: value.float() for key, value in load_file(self.weights).items()})
+        except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
+            raise PipelineError(f"Pipeline {self.name}: {self.weights} does not fit the network it names.") from error
+        network.eval()
+        return network
+
+
+def folders() -> Iterator[Path]:
+    """Places that hold bundles, first match wins: ``MEDIDIFF_BUNDLES``, the installed package, the source checkout."""
+    for entry in filter(None, os.environ.get("MEDIDIFF_BUNDLES", "").split(os.pathsep)):
+        yield Path(entry)
+    yield _HERE / "_bundles"
+    # an editable install does not see what the wheel force-includes
+    yield _HERE.parent / "pipelines"
+
+
+def read(path: Path) -> Bundle:
+    """Read a bundle's metadata.
+
+    Raises:
+        PipelineError: if the folder is no bundle that medidiff can use.
+    """
+    try:
+        metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
+        bundle = Bundle(path, path.resolve().name, metadata)
+        needed = (
+            bundle.version,
+            bundle.weights_sha256,
+            bundle.weights,
+            bundle.settings["tasks"],
+            bundle.settings["network"],
+        )
+        assert all(needed)
+    except OSError as error:
+        raise PipelineError(
+            f"{path} holds no {METADATA}; name a pipeline that `medidiff list` shows, or a bundle's folder."
+        ) from error
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise PipelineError(f"{path / METADATA} is not the metadata of a medidiff bundle.") from error
+    return bundle
+
+
+def locate(name_or_path: str | Path) -> Bundle:
+    """Find a bundle by its folder or by its name.
+
+    Raises:
+        PipelineError: if there is none.
+    """
+    path = Path(name_or_path)
+    if path.is_dir() and (path / METADATA).is_file():
+        return read(path)
+    name = str(name_or_path)
+    if path.name == name and name not in {"", ".", ".."}:
+        for folder in folders():
+            if (folder / name / METADATA).is_file():
+                return read(folder / name)
+    known = ", ".join(bundle.name for bundle in every()) or "none is installed"
+    raise PipelineError(f"There is no pipeline {name!r}; known are: {known}.")
+
+
+def every() -> list[Bundle]:
+    """All bundles that ``locate`` finds by name, in the order of their names."""
+    found: dict[str, Bundle] = {}
+    for folder in folders():
+        for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+            if (path / METADATA).is_file() and path.name not in found:
+                found[path.name] = read(path)
+    return [found[name] for name in sorted(found)]
+
+
+def __getattr__(name: str) -> Any:
+    # loaded on first use: reading bundle metadata must not cost an import of torch
+    if name == "RestorationInferer":
+        from medidiff.inferer import RestorationInferer
+
+        return RestorationInferer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

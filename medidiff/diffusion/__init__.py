@@ -1,0 +1,1 @@
+"""Network, schedule, sampler, tiles: the mathematics of restoring, on tensors alone."""

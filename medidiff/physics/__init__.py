@@ -1,0 +1,1 @@
+"""Intensity, noise, the classical base and the task as an inverse problem: no learning, no files."""

@@ -1,0 +1,101 @@
+"""Simulated measurements: the noise that scanners add, drawn on the device where training runs.
+
+All functions take normalised images of shape (B, *spatial) and one strength per image, and use no global random state.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+TINY = 1e-12
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def _spatial(image: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, image.ndim))
+
+
+def smooth_field(shape: torch.Size, generator: torch.Generator, device: torch.device, cells: int = 3) -> Tensor:
+    """A smooth random field within -1 and 1 for each image (B, *spatial): low-resolution noise, interpolated."""
+    spatial = shape[1:]
+    coarse = (
+        torch.rand((shape[0], 1, *(cells if n > 1 else 1 for n in spatial)), generator=generator, device=device) * 2 - 1
+    )
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(spatial)]
+    return torch.nn.functional.interpolate(coarse, size=tuple(spatial), mode=mode, align_corners=len(spatial) > 0)[:, 0]
+
+
+def colour(white: Tensor, fwhm: Tensor) -> Tensor:
+    """Correlate white noise with a Gaussian of ``fwhm`` voxels (B, dims) along each axis, keeping unit variance."""
+    axes = _spatial(white)
+    spectrum = torch.fft.fftn(white, dim=axes)
+    power = torch.zeros_like(white)
+    for i, axis in enumerate(axes):
+        frequency = torch.fft.fftfreq(white.shape[axis], device=white.device)
+        shape = [1] * white.ndim
+        shape[axis] = -1
+        width = _per_image(fwhm[:, i] / math.sqrt(8 * math.log(2)), white)
+        power = power - 2 * (math.pi * frequency.reshape(shape) * width) ** 2
+    response = power.exp()
+    norm = response.square().mean(dim=axes, keepdim=True).sqrt()
+    coloured: Tensor = torch.fft.ifftn(spectrum * (response / norm), dim=axes).real
+    return coloured
+
+
+def ct_texture(white: Tensor, exponent: Tensor, cutoff: Tensor) -> Tensor:
+    """Noise with the radial power spectrum ``f^a exp(-(f/f0)^2)`` of filtered back-projection in the plane of the
+    first two axes.
+
+    Args:
+        white: unit white noise (B, *spatial).
+        exponent: a, shape (B,), 0.7 to 1.1.
+        cutoff: f0 in units of the Nyquist frequency, shape (B,).
+    """
+    axes = _spatial(white)
+    plane = axes[:2]
+    fx = torch.fft.fftfreq(white.shape[plane[0]], device=white.device).reshape(1, -1, *(1,) * (white.ndim - 2))
+    fy = torch.fft.fftfreq(white.shape[plane[1]], device=white.device).reshape(1, 1, -1, *(1,) * (white.ndim - 3))
+    f = (fx**2 + fy**2).sqrt() * 2
+    power = (f + 1e-3) ** _per_image(exponent, white) * torch.exp(-((f / _per_image(cutoff, white)) ** 2))
+    response = power.sqrt()
+    norm = response.square().mean(dim=plane, keepdim=True).sqrt()
+    textured: Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=plane) * (response / norm), dim=plane).real
+    return textured
+
+
+def add_gaussian(clean: Tensor, sigma: Tensor, generator: torch.Generator, texture: Tensor | None = None) -> Tensor:
+    """``clean + sigma n``; ``sigma`` broadcasts against ``clean``; ``texture`` replaces the white unit noise."""
+    return clean + sigma * (_normal(clean, generator) if texture is None else texture)
+
+
+def add_rician(
+    clean: Tensor, sigma: Tensor, generator: torch.Generator, textures: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Magnitude of ``clean + sigma (n1 + i n2)`` (Gudbjartsson and Patz 1995)."""
+    real, imaginary = textures or (_normal(clean, generator), _normal(clean, generator))
+    return torch.hypot(clean + sigma * real, sigma * imaginary)
+
+
+def add_noncentral_chi(clean: Tensor, sigma: Tensor, coils: int, generator: torch.Generator) -> Tensor:
+    """Root sum of squares over ``coils`` channels, each with complex noise ``sigma`` (Constantinides et al. 1997)."""
+    part = clean / math.sqrt(coils)
+    total = torch.zeros_like(clean)
+    for _ in range(coils):
+        total += (part + sigma * _normal(clean, generator)).square() + (sigma * _normal(clean, generator)).square()
+    return total.sqrt()
+
+
+def vary(sigma: Tensor, like: Tensor, amplitude: Tensor, generator: torch.Generator) -> Tensor:
+    """A noise map ``sigma exp(amplitude field)`` of mean square ``sigma^2``, as parallel imaging gives (g-factor)."""
+    field = torch.exp(_per_image(amplitude, like) * smooth_field(like.shape, generator, like.device))
+    return _per_image(sigma, like) * field / field.square().mean(dim=_spatial(like), keepdim=True).sqrt()

@@ -1,0 +1,195 @@
+"""How strong the noise is, measured on the noisy scan itself.
+
+The finest diagonal wavelet band of the foreground holds almost no anatomy; its median absolute deviation gives the
+standard deviation (Donoho and Johnstone 1994). In magnitude MR images the fluctuation of dim voxels is smaller than
+sigma (0.65 sigma where there is no signal), so each coefficient is compared with the fluctuation its local signal
+should have, iterated to a fixed point (Koay and Basser, J Magn Reson 2006; Coupe et al., Med Image Anal 2010).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medidiff.physics.intensity import foreground
+from medidiff.physics.rician import Law, rician_mean, rician_variance
+
+_DB2_HIGH = np.array([-0.12940952, -0.22414387, 0.83651630, -0.48296291])
+_MAD_OF_NORMAL = 0.67448975
+_WINDOW = 16  # voxels: edge of the blocks of the noise map
+_MAP_SMOOTHING = 8.0  # voxels
+_SPREAD_OF_A_MAP = 1.3  # 95th over 5th percentile above which the noise counts as spatially varying
+_WHITE = (
+    0.1  # excess correlation above which anatomy, not noise, rules the band, and a map of it would be one of anatomy
+)
+_LEVEL_WINDOW = 5  # voxels: edge of the window of the local mean
+_ENOUGH = 400_000  # coefficients that give sigma to 0.2 %
+_FEWEST = 64  # coefficients that a standard deviation is worth computing from
+
+
+@dataclass(frozen=True)
+class NoiseEstimate:
+    """What is known about a scan's noise, in the units of the array it was measured on.
+
+    Attributes:
+        sigma: standard deviation (of the complex parts for the Rician law), the median of ``map`` where there is one.
+        map: the same for each voxel when the noise varies over the scan, else ``None``.
+        law: ``rician`` for magnitude MR, ``gaussian`` otherwise.
+        correlation: lag-1 correlation of the high-pass band minus that of white noise; above 0.1 it means that the
+            noise is low beside the finest anatomy, or that the scan was interpolated, so that ``sigma`` is only an
+            order of size.
+        source: ``estimated`` or ``given``.
+    """
+
+    sigma: float
+    map: NDArray[np.float32] | None
+    law: Law
+    correlation: float
+    source: Literal["estimated", "given"]
+
+
+def law_of(values: NDArray[np.float32], modality: str) -> Law:
+    """Magnitude images (MR without negative values) are Rician; CT, PET and signed images are treated as Gaussian."""
+    return "rician" if modality == "MR" and float(values.min()) >= 0 else "gaussian"
+
+
+def given(sigma: float, law: Law) -> NoiseEstimate:
+    """The user's own figure, in the units of the array it will be used with."""
+    return NoiseEstimate(float(sigma), None, law, 0.0, "given")
+
+
+def estimate(values: NDArray[np.float32], law: Law, *, with_map: bool = True) -> NoiseEstimate:
+    """Measure the noise of a scan.
+
+    Args:
+        values: shape (I, J, K), any units.
+        law: ``rician`` or ``gaussian``.
+        with_map: also look for spatial variation (needs at least 48 voxels along two axes).
+    """
+    band = _diagonal_band(values)
+    # chosen on a smooth copy: a threshold on the noisy values would prefer voxels whose noise is large
+    smooth = ndimage.uniform_filter(values, [_LEVEL_WINDOW if n > 1 else 1 for n in values.shape], mode="nearest")
+    varying = fluctuating(values)
+    inside = foreground(smooth) & varying
+    if inside.sum() < _FEWEST:
+        inside = varying
+    if inside.sum() < _FEWEST:
+        return NoiseEstimate(0.0, None, law, 0.0, "estimated")
+    level = smooth if law == "rician" else None
+    thin = max(1, int(inside.sum()) // _ENOUGH)
+    sigma = _sigma(band[inside][::thin], None if level is None else level[inside][::thin])
+    correlation = _excess_correlation(band, inside)
+    sigma_map = None
+    wide = sum(n >= 3 * _WINDOW for n in values.shape) >= 2
+    if with_map and wide and sigma > 0 and correlation < _WHITE:
+        sigma_map = _sigma_map(band, inside, level, sigma)
+    return NoiseEstimate(sigma, sigma_map, law, correlation, "estimated")
+
+
+def fluctuating(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a voxel differs from a neighbour along an axis; masked and padded regions have no fluctuation at all."""
+    varying = np.zeros(values.shape, dtype=np.bool_)
+    for axis in range(values.ndim):
+        low = (*(slice(None),) * axis, slice(None, -1))
+        high = (*(slice(None),) * axis, slice(1, None))
+        step = values[low] != values[high]
+        varying[low] |= step
+        varying[high] |= step
+    return varying
+
+
+def _diagonal_band(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Undecimated finest diagonal band over the axes of four voxels or more; white noise keeps its strength."""
+    band = values
+    for axis in range(values.ndim):
+        if values.shape[axis] >= len(_DB2_HIGH):
+            band = ndimage.convolve1d(band, _DB2_HIGH.astype(np.float32), axis=axis, mode="mirror")
+    return band
+
+
+def _mad(values: NDArray[np.float32]) -> float:
+    return float(np.median(np.abs(values))) / _MAD_OF_NORMAL
+
+
+@cache
+def _fluctuation_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measured local mean (in sigma) -> standard deviation of the magnitude (in sigma)."""
+    nu = np.linspace(0, 12, 4096)
+    return rician_mean(nu), np.sqrt(rician_variance(nu))
+
+
+def _sigma(band: NDArray[np.float32], level: NDArray[np.float32] | None) -> float:
+    """Sigma of the coefficients; ``level`` is the local mean of the magnitude, ``None`` for Gaussian noise."""
+    sigma = _mad(band)
+    if level is None or sigma == 0:
+        return sigma
+    means, deviations = _fluctuation_table()
+    for _ in range(50):
+        shrunk = np.interp(level / sigma, means, deviations)
+        update = _mad(band / shrunk)
+        if abs(update - sigma) < 1e-4 * sigma:
+            break
+        sigma = update
+    return update
+
+
+def _sigma_map(
+    band: NDArray[np.float32], inside: NDArray[np.bool_], level: NDArray[np.float32] | None, sigma: float
+) -> NDArray[np.float32] | None:
+    """Sigma in overlapping blocks, smoothed to a map; ``None`` when it varies too little to be worth having."""
+    if level is None:
+        white = np.abs(band)
+    else:
+        white = np.abs(band) / np.interp(level / sigma, *_fluctuation_table()).astype(np.float32)
+    half = [_WINDOW // 2 if n >= _WINDOW else n for n in band.shape]
+    counts = [max(1, n // h - 1) if n >= _WINDOW else 1 for n, h in zip(band.shape, half, strict=True)]
+    local = np.full(counts, np.nan)
+    for index in np.ndindex(*counts):
+        block = tuple(
+            slice(i * h, i * h + (_WINDOW if n >= _WINDOW else n))
+            for i, h, n in zip(index, half, band.shape, strict=True)
+        )
+        chosen = white[block][inside[block]]
+        if chosen.size >= chosen.dtype.type(0.25) * inside[block].size and chosen.size >= _FEWEST:
+            local[index] = float(np.median(chosen)) / _MAD_OF_NORMAL
+    known = np.isfinite(local)
+    if known.sum() < 8:
+        return None
+    local = ndimage.median_filter(_fill_nearest(local, known), size=[3 if n >= 3 else 1 for n in local.shape])
+    low, high = np.percentile(local[known], [5, 95])
+    if high <= _SPREAD_OF_A_MAP * low:
+        return None
+    centres = [
+        (np.arange(n) - (_WINDOW / 2 - 0.5 if n >= _WINDOW else 0)) / h for n, h in zip(band.shape, half, strict=True)
+    ]
+    grid = np.meshgrid(*centres, indexing="ij", sparse=False)
+    full = ndimage.map_coordinates(local, grid, order=1, mode="nearest")
+    smooth = ndimage.gaussian_filter(full, [_MAP_SMOOTHING if n >= _WINDOW else 0 for n in band.shape], mode="nearest")
+    return np.asarray(smooth, dtype=np.float32)
+
+
+def _fill_nearest(local: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return np.asarray(local[tuple(nearest)], dtype=np.float64)
+
+
+def _excess_correlation(band: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
+    """Largest lag-1 correlation of the band along an axis, less what the filter itself gives to white noise."""
+    white = float(np.correlate(_DB2_HIGH, _DB2_HIGH, "full")[len(_DB2_HIGH)])
+    bound = 6 * _mad(band[inside])
+    limited = np.clip(band, -bound, bound)
+    excess = [0.0]
+    for axis, n in enumerate(band.shape):
+        if n >= 2 * len(_DB2_HIGH):
+            first = np.take(limited, range(n - 1), axis)
+            second = np.take(limited, range(1, n), axis)
+            both = np.take(inside, range(n - 1), axis) & np.take(inside, range(1, n), axis)
+            if both.sum() >= _FEWEST:
+                a, b = first[both], second[both]
+                excess.append(float(np.mean(a * b) / max(np.mean(a * a), 1e-30)) - white)
+    return max(excess)
