@@ -1,0 +1,120 @@
+"""Build a training pack from a manifest of volumes: ``python -m medidiff.training.build_pack MANIFEST.csv PACK.npz``.
+
+The manifest is a CSV file with the columns ``file, modality, subject_id, weights_ok, split``. Training and
+calibration volumes are taken only where ``weights_ok`` is ``yes``; validation volumes only judge, so all of them may
+serve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.physics import intensity, noise
+from medidiff.scans import nifti
+from medidiff.scans.volume import ScanRef, Volume
+from medidiff.training.pack import LEVELS, Entry, Pack
+from medidiff.training.validation import PERCENTAGES, foreground_psnr, noisy_version
+
+LARGEST_CROP = 3_000_000  # voxels of a training volume that are kept
+VALIDATION_CROP = (96, 96, 64)
+BODY = 0.05  # normalised intensity above which a voxel counts for the crop
+
+
+def build(manifest: Path, modalities: tuple[str, ...] = ("MR",)) -> Pack:
+    """Read, normalise and crop the volumes of ``manifest`` whose modality is among ``modalities`` (DICOM codes)."""
+    entries, arrays = [], []
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        judged = row["split"] == "validation"
+        modality = _dicom_code(row["modality"])
+        if modality not in modalities or not (judged or row["weights_ok"] == "yes"):
+            continue
+        for volume in _volumes(manifest.parent / row["file"], modality):
+            entry, array = _entry(row, volume, VALIDATION_CROP if judged else None)
+            entries.append(entry)
+            arrays.append(array)
+            print(
+                f"{entry.split:12}{entry.name:32}{array.shape!s:18} noise {entry.sigma:.2%}  {entry.nlm}",
+                file=sys.stderr,
+            )
+    return Pack(tuple(entries), tuple(arrays))
+
+
+def _dicom_code(description: str) -> str:
+    if "CT" in description.split() or description.startswith(("CT", "micro-CT")):
+        return "CT"
+    if description.startswith("PET"):
+        return "PT"
+    return "OT" if "fluor" in description or "microscopy" in description else "MR"
+
+
+def _volumes(path: Path, modality: str) -> Iterator[Volume]:
+    """The volume of a file; of a repeated acquisition the mean over repeats, which is nearly free of noise."""
+    ref = ScanRef("nifti", path, (path,), Path(path.name), path.name.removesuffix(".nii.gz"))
+    volumes = nifti.read(ref).volumes
+    mean = np.asarray(np.mean([volume.array for volume in volumes], axis=0), dtype=np.float32)
+    yield Volume(mean, volumes[0].affine, modality)
+
+
+def _entry(row: dict[str, str], volume: Volume, crop: tuple[int, int, int] | None) -> tuple[Entry, NDArray[np.uint8]]:
+    _, unit = intensity.normalise(volume.array, volume.modality)
+    sigma = noise.estimate(unit, noise.law_of(unit, volume.modality), with_map=False).sigma
+    unit = unit[_box(unit, crop)]
+    ceiling = float(np.percentile(unit, 99.99))
+    levels = np.clip(np.rint(unit * (LEVELS / ceiling)), 0, LEVELS).astype(np.uint8)
+    nlm = _nlm(levels.astype(np.float32) * np.float32(ceiling / LEVELS)) if crop else {}
+    spacing = (volume.spacing[0], volume.spacing[1], volume.spacing[2])
+    return Entry(row["file"], row["subject_id"], row["split"], volume.modality, spacing, ceiling, sigma, nlm), levels
+
+
+def _box(unit: NDArray[np.float32], crop: tuple[int, int, int] | None) -> tuple[slice, ...]:
+    """The box around the body; its middle when that is larger than ``crop`` or ``LARGEST_CROP``."""
+    body = unit > BODY
+    spans = []
+    for axis in range(unit.ndim):
+        hit = np.flatnonzero(body.any(axis=tuple(a for a in range(unit.ndim) if a != axis)))
+        spans.append((int(hit[0]), int(hit[-1]) + 1) if hit.size else (0, unit.shape[axis]))
+    sizes = [stop - start for start, stop in spans]
+    if crop is None:
+        while np.prod(sizes) > LARGEST_CROP:
+            sizes[int(np.argmax(sizes))] -= 4
+    else:
+        sizes = [min(size, limit) for size, limit in zip(sizes, crop, strict=True)]
+    starts = [(start + stop - size) // 2 for (start, stop), size in zip(spans, sizes, strict=True)]
+    return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+
+
+def _nlm(clean: NDArray[np.float32]) -> dict[str, float]:
+    """What DIPY's non-local means reaches on the validation noise; empty when DIPY is not installed."""
+    try:
+        from dipy.denoise.nlmeans import nlmeans
+    except ImportError:
+        return {}
+    figures = {}
+    for percent in PERCENTAGES:
+        noisy = noisy_version(clean, percent)
+        restored = nlmeans(noisy, sigma=percent / 100, patch_radius=1, block_radius=2, rician=True)
+        figures[str(percent)] = round(foreground_psnr(restored, clean), 3)
+    return figures
+
+
+def main() -> None:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("--modality", nargs="+", default=["MR"], help="DICOM codes to take (default: MR)")
+    arguments = parser.parse_args()
+    build(arguments.manifest, tuple(arguments.modality)).save(arguments.pack)
+
+
+if __name__ == "__main__":
+    main()

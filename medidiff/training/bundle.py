@@ -1,0 +1,163 @@
+"""Make a MONAI Bundle of a training run: ``python -m medidiff.training.bundle RUN PACK BUNDLE --version V``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+
+from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS
+from medidiff.training import pack
+from medidiff.training.checkpoint import STATE
+
+WEIGHTS = Path("models/model.safetensors")
+LOG = Path("docs/training_log.csv")
+
+
+def make(run: Path, data: Path, bundle: Path, *, version: str, description: str, halo: int) -> None:
+    """Write weights, metadata, the configuration that MONAI runs, the training log and the recipe's effective values.
+
+    Args:
+        run: folder of a training run.
+        data: the pack that it was trained on.
+        bundle: folder to write; its ``LICENSE`` and ``docs/README.md`` are left as they are.
+        version: of the bundle.
+        description: one sentence.
+        halo: voxels of context that tiles need.
+    """
+    state = json.loads((run / STATE).read_text(encoding="utf-8"))
+    recipe = state["recipe"]
+    for part in ("configs", "models", "docs"):
+        (bundle / part).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(run / "model.safetensors", bundle / WEIGHTS)
+    shutil.copyfile(run / "log.csv", bundle / LOG)
+    entries = [
+        entry for entry in pack.load(data).entries if entry.split == "train" and entry.modality in recipe["modalities"]
+    ]
+    network = {"in_channels": STATE_CHANNELS + len(VIEWS), "parameters": len(PARAMETERS), **recipe["network"]}
+    _write(
+        bundle / "configs/metadata.json",
+        _metadata(version, description, network, halo, pack.digest(bundle / WEIGHTS), state, entries, data),
+    )
+    _write(bundle / "configs/inference.json", _inference())
+
+
+def _write(path: Path, tree: dict[str, Any]) -> None:
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+
+
+def _metadata(
+    version: str,
+    description: str,
+    network: dict[str, Any],
+    halo: int,
+    digest: str,
+    state: dict[str, Any],
+    entries: Sequence[pack.Entry],
+    data: Path,
+) -> dict[str, Any]:
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": "MR",
+        "num_channels": 1,
+        "spatial_shape": ["*", "*", "*"],
+        "dtype": "float32",
+    }
+    values = {"value_range": [0, 1], "is_patch_data": False, "channel_def": {"0": "image"}}
+    return {
+        "version": version,
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {"medidiff": "0.1.0", "safetensors": "0.5"},
+        "task": "denoising of magnitude MR images",
+        "description": description,
+        "authors": "The medidiff contributors",
+        "copyright": "Copyright the medidiff contributors",
+        "intended_use": "Research only. Not a medical device; not for diagnosis.",
+        "changelog": {version: "see CHANGELOG.md of medidiff"},
+        "network_data_format": {"inputs": {"image": {**image, **values}}, "outputs": {"pred": {**image, **values}}},
+        "medidiff": {
+            "tasks": ["denoise"],
+            "modalities": list(state["recipe"]["modalities"]),
+            "licence": "Apache-2.0",
+            "network": network,
+            "halo": halo,
+            "weights": {"file": WEIGHTS.as_posix(), "sha256": digest},
+            "trained_on": {
+                "volumes": [entry.name for entry in entries],
+                "subjects": sorted({entry.subject for entry in entries}),
+                "pack_sha256": pack.digest(data),
+                "noise_percent": [100 * bound for bound in state["recipe"]["data"]["sigma"]],
+                "spacing_mm": [min(min(e.spacing) for e in entries), max(max(e.spacing) for e in entries)],
+                "iterations": state["iteration"],
+                "seconds": round(state["seconds"]),
+                "device": state["rows"][-1]["device"],
+                "recipe": state["recipe"],
+            },
+        },
+    }
+
+
+def _inference() -> dict[str, Any]:
+    """A configuration for ``python -m monai.bundle run``: reads ``image``, writes ``output``."""
+    return {
+        "imports": ["$import torch", "$import medidiff.bundles"],
+        "bundle_root": ".",
+        "image": "image.nii.gz",
+        "output": "image_denoised.nii.gz",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": "$medidiff.bundles.read(__import__('pathlib').Path(@bundle_root)).network()",
+        "network": "$@network_def.to(@device)",
+        "inferer": {"_target_": "medidiff.bundles.RestorationInferer", "bundle": "@bundle_root"},
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "image"},
+                {"_target_": "EnsureChannelFirstd", "keys": "image"},
+            ],
+        },
+        "postprocessing": {
+            "_target_": "SaveImage",
+            "output_dir": "$str(__import__('pathlib').Path(@output).resolve().parent)",
+            "separate_folder": False,
+            "print_log": False,
+        },
+        "data": "$@preprocessing({'image': @image})",
+        "restored": "$@inferer(@data['image'][None], @network)[0]",
+        "run": ["$@postprocessing(@restored, filename=@output.removesuffix('.gz').removesuffix('.nii'))"],
+    }
+
+
+def main() -> None:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--version", required=True)
+    parser.add_argument(
+        "--description", default="Denoises 3-D magnitude MR images: posterior mean of a conditional diffusion model."
+    )
+    parser.add_argument("--halo", type=int, default=24)
+    arguments = parser.parse_args()
+    make(
+        arguments.run,
+        arguments.pack,
+        arguments.bundle,
+        version=arguments.version,
+        description=arguments.description,
+        halo=arguments.halo,
+    )
+
+
+if __name__ == "__main__":
+    main()

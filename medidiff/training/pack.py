@@ -1,0 +1,78 @@
+"""The training data as one file: a compressed ``.npz`` of 8-bit volumes and a table that says what each is.
+
+It needs numpy alone to read, so it travels to a training machine that has no medical readers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One volume of the pack.
+
+    Attributes:
+        name: file name in the manifest.
+        subject: no subject is in two splits.
+        split: ``train``, ``calibration`` or ``validation``.
+        modality: DICOM code, ``MR`` or ``CT`` or ``OT``.
+        spacing: voxel size in millimetres.
+        ceiling: normalised intensity of level 255.
+        sigma: noise already in the volume, normalised.
+        nlm: foreground PSNR in dB of non-local means on this volume's validation noise, by percent; empty for training.
+    """
+
+    name: str
+    subject: str
+    split: str
+    modality: str
+    spacing: tuple[float, float, float]
+    ceiling: float
+    sigma: float
+    nlm: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Volumes (uint8) with their table."""
+
+    entries: tuple[Entry, ...]
+    arrays: tuple[NDArray[np.uint8], ...]
+
+    def normalised(self, index: int) -> NDArray[np.float32]:
+        """Volume ``index`` in normalised intensity, float32."""
+        return self.arrays[index].astype(np.float32) * np.float32(self.entries[index].ceiling / LEVELS)
+
+    def of(self, split: str) -> list[int]:
+        """Indices of the entries of a split."""
+        return [i for i, entry in enumerate(self.entries) if entry.split == split]
+
+    def save(self, path: Path) -> None:
+        """Write the pack; no pickled objects."""
+        table = json.dumps([asdict(entry) for entry in self.entries])
+        arrays = {f"volume_{i:04d}": array for i, array in enumerate(self.arrays)}
+        np.savez_compressed(path, allow_pickle=False, table=np.frombuffer(table.encode(), dtype=np.uint8), **arrays)
+
+
+def load(path: Path) -> Pack:
+    """Read a pack; refuses pickled content."""
+    with np.load(path, allow_pickle=False) as file:
+        table = json.loads(file["table"].tobytes().decode())
+        arrays = tuple(file[f"volume_{i:04d}"] for i in range(len(table)))
+    entries = tuple(Entry(**{**row, "spacing": tuple(row["spacing"])}) for row in table)
+    return Pack(entries, arrays)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,88 @@
+"""The whole recipe of a training run, read from one TOML file; a misspelt key is an error."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a batch looks like; ``patches`` = ((until which fraction of the run, edge, images a batch), ...)."""
+
+    patches: tuple[tuple[float, int, int], ...] = ((0.6, 32, 8), (1.0, 48, 3))
+    thin: float = 0.1
+    sigma: tuple[float, float] = (0.005, 0.20)
+    rician: float = 0.7
+    gaussian: float = 0.2
+    correlated: float = 0.15
+    varying: float = 0.4
+    sigma_jitter: float = 0.08
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW with warm-up and cosine decay; ``null`` = ((until which fraction, share of null tokens), ...)."""
+
+    learning_rate: float = 1.5e-3
+    final_learning_rate: float = 1e-6
+    warmup: int = 300
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    ema: float = 0.999
+    null: tuple[tuple[float, float], ...] = ((0.6, 1.0), (1.0, 0.7))
+    variance_weight: float = 0.05
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run of ``iterations``, or of ``seconds`` of training time over all resumed parts when given."""
+
+    name: str
+    network: dict[str, Any] = field(default_factory=dict)
+    iterations: int = 30_000
+    seconds: float = 0.0
+    seed: int = 0
+    modalities: tuple[str, ...] = ("MR",)
+    data: Data = Data()
+    optimiser: Optimiser = Optimiser()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as read from TOML."""
+        return asdict(self)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
+    known = {f.name for f in fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    return kind(**{key: _tuples(value) for key, value in values.items()})
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ValueError: on an unknown key or a value that is no TOML.
+    """
+    with path.open("rb") as file:
+        values = tomllib.load(file)
+    values["data"] = _section(Data, values.get("data", {}), f"{path}: [data]")
+    values["optimiser"] = _section(Optimiser, values.get("optimiser", {}), f"{path}: [optimiser]")
+    recipe: Recipe = _section(Recipe, values, str(path))
+    return recipe
+
+
+def staged(stages: tuple[tuple[float, ...], ...], fraction: float) -> tuple[float, ...]:
+    """The values (without the fraction) of the first stage that ends after ``fraction`` of the run."""
+    for until, *values in stages:
+        if fraction < until:
+            return tuple(values)
+    return tuple(stages[-1][1:])

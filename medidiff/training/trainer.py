@@ -1,0 +1,236 @@
+"""Train a network: ``python -m medidiff.training.trainer RECIPE.toml PACK.npz OUT [--max-seconds S] [--resume]``.
+
+Writes into OUT after every minute or two: the checkpoint, ``log.csv`` (one row an evaluation) and the fp16 weights
+of the moving average. A run that is stopped at any moment goes on from its last checkpoint with ``--resume``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medidiff.diffusion import network as networks
+from medidiff.diffusion import schedule, tiles
+from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS, Problem
+from medidiff.training import checkpoint, pack, recipe, validation
+from medidiff.training.simulator import Example, Simulator
+
+CHECKPOINT_SECONDS = 120.0
+_LARGEST_WEIGHT = 10.0
+
+
+def build_network(settings: dict[str, Any]) -> networks.Backbone:
+    """The recipe's network; the number of channels follows from the views and parameters."""
+    return networks.build(**{"in_channels": STATE_CHANNELS + len(VIEWS), "parameters": len(PARAMETERS), **settings})
+
+
+def loss(
+    network: networks.Backbone, example: Example, null: Tensor, generator: torch.Generator, variance_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The training loss, and its two parts for the log.
+
+    Args:
+        network: ``(channels, parameters) -> (velocity, log-variance)``.
+        example: a posed batch.
+        null: (B,) boolean: images that get the null token, i.e. train the posterior mean.
+        generator: for the diffusion noise.
+        variance_weight: weight of the log-likelihood that trains the variance head alone.
+
+    Returns:
+        Loss; mean weighted squared error of null images and of the others, each relative to predicting zero (nan if
+        none).
+    """
+    problem, r0 = example.problem, example.target
+    shape = (-1, *(1,) * (r0.ndim - 1))
+    u = torch.rand(len(r0), generator=generator, device=r0.device) * 0.98 + 0.02
+    u = torch.where(null, torch.ones_like(u), u)
+    theta = schedule.angle(u)
+    eps = torch.randn(r0.shape, generator=generator, device=r0.device)
+    hide = null.reshape(shape)
+    z = torch.where(hide, torch.zeros_like(r0), schedule.diffuse(r0, eps, theta.reshape(shape)))
+    v = torch.where(hide, -r0, schedule.velocity(r0, eps, theta.reshape(shape)))
+    v_hat, log_variance = _forward(network, problem, z, theta)
+    # in units of the noise, not of the base's expected error, the null token's loss is the mean squared error of the
+    # image
+    scale2 = problem.scale.square()
+    weight = (scale2 / scale2.mean(dim=tuple(range(1, r0.ndim)), keepdim=True)).clamp(max=_LARGEST_WEIGHT)
+    weight = torch.where(hide, weight, torch.ones_like(weight))
+    error = weight * (v_hat - v).square()
+    residual = r0 - torch.where(hide, -v_hat, schedule.residual_of(z, v_hat, theta.reshape(shape))).detach()
+    likelihood = 0.5 * (residual.square() * torch.exp(-log_variance) + log_variance)
+    with torch.no_grad():
+        relative = error.mean(dim=tuple(range(1, r0.ndim))) / (weight * v.square()).mean(dim=tuple(range(1, r0.ndim)))
+    return error.mean() + variance_weight * likelihood.mean(), relative[null].mean(), relative[~null].mean()
+
+
+def _forward(network: networks.Backbone, problem: Problem, z: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Velocity and log-variance over the problem's own extent."""
+    channels = torch.cat([z[:, None], problem.views()], dim=1)
+    tiling = tiles.plan(z.shape[1:], None, 0, network.stride)
+    parameters = torch.cat([theta[:, None], problem.parameters], dim=1)
+    answer = network(tiles.pad(channels, tiling), parameters).float()
+    answer = answer[(slice(None), slice(None), *(slice(0, n) for n in tiling.spatial))]
+    return answer[:, 0], answer[:, 1].clamp(-12, 12)
+
+
+def predict_mean(network: networks.Backbone, problem: Problem) -> Tensor:
+    """The posterior mean image of a posed problem, whole volume at once."""
+    theta = torch.full((problem.base.shape[0],), schedule.TERMINAL, device=problem.base.device)
+    v_hat, _ = _forward(network, problem, torch.zeros_like(problem.base), theta)
+    return problem.image(-v_hat)
+
+
+class Trainer:
+    """One training run in a folder."""
+
+    def __init__(self, settings: recipe.Recipe, data: pack.Pack, folder: Path, device: torch.device) -> None:
+        self.settings, self.pack, self.folder, self.device = settings, data, folder, device
+        torch.manual_seed(settings.seed)
+        self.network = build_network(settings.network).to(device)
+        self.ema = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=settings.optimiser.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=settings.optimiser.weight_decay,
+        )
+        self.iteration, self.seconds = 0, 0.0
+        self.rows: list[dict[str, Any]] = []
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint; False when there is none."""
+        state = checkpoint.restore(self.folder, self.network, self.ema, self.optimiser)
+        if state is None:
+            return False
+        self.iteration, self.seconds, self.rows = state["iteration"], state["seconds"], state["rows"]
+        return True
+
+    @property
+    def fraction(self) -> float:
+        """How much of the run is done."""
+        if self.settings.seconds:
+            return self.seconds / self.settings.seconds
+        return self.iteration / self.settings.iterations
+
+    def run(self, max_seconds: float, evaluate_every: float) -> None:
+        """Train until the run's end or for ``max_seconds``."""
+        settings = self.settings.optimiser
+        # a resumed part must not draw the same batches again
+        simulator = Simulator(
+            self.pack, self.settings.data, self.device, self.settings.seed + self.iteration, self.settings.modalities
+        )
+        step = torch.compile(loss) if self.device.type == "cuda" else loss
+        begin, before = time.monotonic(), self.seconds
+        saved, evaluated = begin, begin
+        totals = torch.zeros(4)
+        while self.fraction < 1 and time.monotonic() - begin < max_seconds:
+            edge, count = (int(n) for n in recipe.staged(self.settings.data.patches, self.fraction))
+            example = simulator.draw(edge, count)
+            (share,) = recipe.staged(settings.null, self.fraction)
+            null = (torch.rand(count, generator=simulator.cpu) < share).to(self.device)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self._learning_rate()
+            with torch.autocast(self.device.type, torch.bfloat16):
+                value, null_part, other_part = step(
+                    self.network, example, null, simulator.generator, settings.variance_weight
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+            self.optimiser.step()
+            self.iteration += 1
+            self._average()
+            for i, part in enumerate((null_part, other_part)):
+                if torch.isfinite(part):
+                    totals[2 * i] += float(part)
+                    totals[2 * i + 1] += 1
+            now = time.monotonic()
+            self.seconds = before + now - begin
+            if now - evaluated > evaluate_every:
+                self._log(totals)
+                totals.zero_()
+                self.save()
+                saved = evaluated = time.monotonic()
+            elif now - saved > CHECKPOINT_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        self._log(totals)
+        self.save()
+
+    def _learning_rate(self) -> float:
+        settings = self.settings.optimiser
+        warm = min(1.0, (self.iteration + 1) / settings.warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(self.fraction, 1.0)))
+        return warm * (settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.settings.optimiser.ema, (1 + self.iteration) / (10 + self.iteration))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - decay)
+
+    def _log(self, totals: Tensor) -> None:
+        with torch.inference_mode():
+            table = validation.evaluate(self.pack, lambda problem: predict_mean(self.ema, problem), self.device)
+        row: dict[str, Any] = {
+            "iteration": self.iteration,
+            "seconds": round(self.seconds, 1),
+            "device": _device_name(self.device),
+            "null_loss": round(float(totals[0] / totals[1].clamp(min=1)), 4),
+            "v_loss": round(float(totals[2] / totals[3].clamp(min=1)), 4),
+        }
+        row |= {f"{method}_{percent}": value for percent, methods in table.items() for method, value in methods.items()}
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    def save(self) -> None:
+        """Write the checkpoint, the log and the shippable weights."""
+        state = {
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "recipe": self.settings.as_dict(),
+        }
+        checkpoint.save(self.folder, self.network, self.ema, self.optimiser, state)
+        checkpoint.export_fp16(self.ema, self.folder / "model.safetensors")
+        if self.rows:
+            with (self.folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(self.rows[0]))
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} x {torch.get_num_threads()}"
+
+
+def main() -> None:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--max-seconds", type=float, default=math.inf)
+    parser.add_argument("--evaluate-every", type=float, default=300.0, metavar="SECONDS")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(recipe.read(arguments.recipe), pack.load(arguments.pack), arguments.out, device)
+    if arguments.resume and trainer.resume():
+        print(f"resumed at iteration {trainer.iteration}", flush=True)
+    trainer.run(arguments.max_seconds, arguments.evaluate_every)
+
+
+if __name__ == "__main__":
+    main()
