@@ -1,0 +1,53 @@
+"""``--dry-run``: print the plan; nothing is read beyond headers and hashes, nothing is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich_click as click
+
+from medidiff.cli.options import show_json
+from medidiff.config import RunConfig
+from medidiff.runs import Plan, PlannedCase, make_plan
+
+ACTIONS = {"todo": "restore", "done": "skip", "refused": "refuse"}
+
+
+def show(config: RunConfig, *, as_json: bool) -> None:
+    """Print what a run with these settings would do."""
+    plan = make_plan(config)
+    if as_json:
+        show_json(tree(plan))
+        return
+    click.echo(f"pipeline {plan.pipeline.name} {plan.pipeline.version}, output {plan.folder}")
+    for case in plan.cases:
+        click.echo(line(case))
+    for left_out in plan.skipped:
+        click.echo(f"leave out  {left_out.path}: {left_out.reason}")
+    click.echo(f"{plan.count('todo')} to restore, {plan.count('done')} done already, {plan.count('refused')} refused")
+
+
+def line(case: PlannedCase) -> str:
+    """One line on a case."""
+    why = f"  ({case.reason})" if case.reason else ""
+    return f"{ACTIONS[case.state]:9}  {case.ref.path} -> {case.names.restored}{why}"
+
+
+def tree(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON."""
+    return {
+        "dry_run": True,
+        "pipeline": {"name": plan.pipeline.name, "version": plan.pipeline.version},
+        "output": str(plan.folder),
+        "cases": [
+            {
+                "input": str(case.ref.path),
+                "kind": case.ref.kind,
+                "action": ACTIONS[case.state],
+                "reason": case.reason,
+                "outputs": {"restored": str(case.names.restored), "sidecar": str(case.names.sidecar)},
+            }
+            for case in plan.cases
+        ],
+        "left_out": [{"path": str(each.path), "reason": each.reason} for each in plan.skipped],
+    }

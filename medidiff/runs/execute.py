@@ -1,0 +1,147 @@
+"""A run: plan, then for each case read, restore, write, sidecar, record; one bad case never ends the others."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from medidiff._version import __version__
+from medidiff.config import RunConfig
+from medidiff.errors import CannotWrite, ExitCode, MedidiffError
+from medidiff.runs import failures, paths
+from medidiff.runs.case import restore_case
+from medidiff.runs.plan import Plan, PlannedCase, make_plan
+from medidiff.runs.record import CaseResult, CaseStatus, RunRecord, RunStatus, refuse_foreign
+from medidiff.runs.reporter import Reporter
+from medidiff.scans import outputs
+
+if TYPE_CHECKING:
+    from medidiff.pipelines import Pipeline
+
+NAMED_CAUSES = (ExitCode.PIPELINE, ExitCode.MEMORY, ExitCode.CANNOT_WRITE)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        exit_code: the exit code of the command.
+        status: ``done``, ``failed`` or ``interrupted``.
+        record: the run's record, as ``run.json`` holds it.
+        plan: what the run set out to do.
+    """
+
+    exit_code: ExitCode
+    status: RunStatus
+    record: RunRecord
+    plan: Plan
+
+
+def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -> RunResult:
+    """Restore every scan of the inputs.
+
+    Ctrl-C ends the run in good order: the file in hand is finished or removed, the record says ``interrupted``.
+
+    Args:
+        config: what to do.
+        reporter: hears of the progress.
+        command: the command line, for the record.
+
+    Raises:
+        UsageError: an argument is wrong, or the output would touch the input.
+        NoScanFound: nothing in the input can be processed.
+        PipelineError: the pipeline or its weights are missing or damaged.
+        CannotWrite: the output folder cannot be written.
+    """
+    plan = make_plan(config)
+    outputs.check_writable(plan.folder)
+    if plan.run_file is not None:
+        refuse_foreign(plan.run_file)
+        outputs.remove_leftovers(plan.folder)
+    record = RunRecord(__version__, tuple(command), plan.run_file)
+    failed: list[BaseException] = []
+    try:
+        record.write()
+        reporter.planned(plan)
+        pipeline = load(config, plan) if plan.count("todo") else None
+        for case in plan.cases:
+            result, error = attempt(case, config, plan, pipeline, reporter)
+            record.add(result)
+            reporter.finished(case, result, error)
+            if error is not None:
+                failed.append(error)
+                if config.fail_fast:
+                    reporter.note("Stopped at the first failure, as --fail-fast asks.")
+                    break
+                if isinstance(error, CannotWrite):
+                    outputs.check_writable(plan.folder)  # a full disk ends the run, one bad name does not
+    except KeyboardInterrupt:
+        with suppress(CannotWrite):
+            record.finish("interrupted")
+        return RunResult(ExitCode.INTERRUPTED, "interrupted", record, plan)
+    except Exception:
+        with suppress(CannotWrite):
+            record.finish("failed")
+        raise
+    status: RunStatus = "failed" if failed else "done"
+    record.finish(status)
+    return RunResult(exit_code(failed, len(record.cases)), status, record, plan)
+
+
+def load(config: RunConfig, plan: Plan) -> Pipeline:
+    """Load the pipeline of the plan; this is where torch comes in."""
+    from medidiff import pipelines
+
+    return pipelines.load(plan.pipeline.path, compute=config.compute)
+
+
+def attempt(
+    case: PlannedCase, config: RunConfig, plan: Plan, pipeline: Pipeline | None, reporter: Reporter
+) -> tuple[CaseResult, BaseException | None]:
+    """Work on one case and tell how it went; only an interruption leaves this function as an exception."""
+    start = time.perf_counter()
+
+    def result(status: CaseStatus, reason: str = "") -> CaseResult:
+        there = status != "failed"
+        names, folder = case.names, plan.folder
+        return CaseResult(
+            input=paths.relative(case.ref.path, folder),
+            kind=case.ref.kind,
+            status=status,
+            reason=reason,
+            seconds=time.perf_counter() - start,
+            restored=paths.relative(names.restored, folder) if there else None,
+            uncertainty=paths.relative(names.uncertainty, folder)
+            if there and paths.exists(names.uncertainty)
+            else None,
+            sidecar=paths.relative(names.sidecar, folder) if there else None,
+        )
+
+    if case.state == "done":
+        return result("skipped", case.reason), None
+    if case.state == "refused" or pipeline is None:
+        return result("failed", case.reason), CannotWrite(case.reason)
+    reporter.started(case)
+    try:
+        restore_case(case, config, pipeline, reporter)
+    except Exception as error:
+        return result("failed", failures.sentence(error, case.ref)), failures.classified(error)
+    finally:
+        gc.collect()
+    return result("done"), None
+
+
+def exit_code(failed: Sequence[BaseException], tried: int) -> ExitCode:
+    """The exit code out of the failures: a common cause is named when nothing succeeded."""
+    if not failed:
+        return ExitCode.OK
+    if len(failed) < tried:
+        return ExitCode.SOME_FAILED
+    codes = {error.exit_code if isinstance(error, MedidiffError) else ExitCode.ALL_FAILED for error in failed}
+    common = codes.pop() if len(codes) == 1 else ExitCode.ALL_FAILED
+    return common if common in NAMED_CAUSES else ExitCode.ALL_FAILED

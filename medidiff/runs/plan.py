@@ -1,0 +1,196 @@
+"""The plan of a run: which cases there are, what their outputs are called, and which are done already.
+
+Nothing is decoded, nothing is written, torch is not imported; ``--dry-run`` prints this plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from medidiff import bundles, pipelines
+from medidiff.bundles import Bundle
+from medidiff.config import RunConfig
+from medidiff.errors import NoScanFound, PipelineError, ScanError, UsageError
+from medidiff.runs import paths, sidecar
+from medidiff.runs.record import is_run_record
+from medidiff.scans import discover, outputs
+from medidiff.scans.outputs import OutputNames
+from medidiff.scans.volume import ScanRef, Skipped
+
+State = Literal["todo", "done", "refused"]
+NOT_OURS = "exists and was not written by medidiff; choose another output or use --overwrite."
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """One case of the plan.
+
+    Attributes:
+        ref: the case.
+        names: what its outputs are called.
+        state: ``todo``, ``done`` (its result still stands) or ``refused`` (a file of somebody else is in the way).
+        reason: why it is skipped or refused, or why a result that exists is made again; empty for a new case.
+    """
+
+    ref: ScanRef
+    names: OutputNames
+    state: State = "todo"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        cases: every case, in the order of work.
+        skipped: files that are no scan or are left out, with the reason.
+        folder: the folder of the outputs; paths in records are relative to it.
+        pipeline: the pipeline that was chosen.
+        run_file: where ``run.json`` goes; ``None`` when the output is one named file.
+    """
+
+    cases: tuple[PlannedCase, ...]
+    skipped: tuple[Skipped, ...]
+    folder: Path
+    pipeline: Bundle
+    run_file: Path | None
+
+    def count(self, state: State) -> int:
+        """How many cases are in a state."""
+        return sum(case.state == state for case in self.cases)
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Find the cases and decide what is to be done with each.
+
+    Raises:
+        UsageError: an input is missing, or the output and the input would touch.
+        NoScanFound: nothing in the input can be processed.
+        PipelineError: there is no such pipeline.
+    """
+    single = outputs.is_file_name(config.output)
+    folder = config.output.parent if single else config.output
+    if not single:
+        paths.refuse_input_as_output(config.inputs, folder)
+    found, skipped = find(config, None if single else folder)
+    if not found:
+        raise NoScanFound(nothing_found(config.inputs, skipped))
+    if single and len(found) > 1:
+        raise UsageError(f"{config.output} is a file name but there are {len(found)} scans; give a folder as output.")
+    names = [outputs.output_names(ref, config.output, config.task) for ref in found]
+    targets = [path for each in names for path in (each.restored, each.sidecar, each.uncertainty)]
+    paths.refuse_overwriting((file for ref in found for file in ref.files), targets)
+    pipeline = choose(config.pipeline, config.task)
+    cases = tuple(
+        judge(PlannedCase(ref, each), config, pipeline, single) for ref, each in zip(found, names, strict=True)
+    )
+    return Plan(cases, skipped, folder, pipeline, None if single else folder / "run.json")
+
+
+def find(config: RunConfig, output: Path | None) -> tuple[tuple[ScanRef, ...], tuple[Skipped, ...]]:
+    """The cases below the inputs, without what this run or an earlier one wrote there."""
+    found = discover.find_scans(
+        config.inputs, include=config.include, exclude=config.exclude, recursive=config.recursive
+    )
+    tops = {given.resolve() for given in config.inputs if given.is_dir()}
+
+    @cache
+    def home(folder: Path) -> Path | None:
+        between = folders_between(folder.resolve(), tops)
+        return next((each for each in between if is_result_folder(each, output)), None)
+
+    homes = [home(ref.files[0].parent) for ref in found.cases]
+    cases = tuple(ref for ref, results in zip(found.cases, homes, strict=True) if results is None)
+    skipped = [each for each in found.skipped if home(each.path.parent) is None]
+    earlier = {results for results in homes if results is not None and (output is None or results != output.resolve())}
+    skipped += [
+        Skipped(folder, "holds results of medidiff; name it as the input to restore them") for folder in sorted(earlier)
+    ]
+    return cases, tuple(skipped)
+
+
+def folders_between(folder: Path, tops: Set[Path]) -> Iterator[Path]:
+    """The folders from ``folder`` up, strictly below the named inputs; what was named itself is not judged."""
+    for each in (folder, *folder.parents):
+        if each in tops or not any(each.is_relative_to(top) for top in tops):
+            return
+        yield each
+
+
+def is_result_folder(folder: Path, output: Path | None) -> bool:
+    """Whether a folder is this run's output or that of an earlier run."""
+    return (output is not None and folder == output.resolve()) or is_run_record(sidecar.load(folder / "run.json"))
+
+
+def nothing_found(inputs: Sequence[Path], skipped: Sequence[Skipped]) -> str:
+    """One sentence on an input without a scan, with the reason if there is just one."""
+    where = ", ".join(map(str, inputs))
+    if len(skipped) == 1:
+        return f"No scan was found in {where}: {skipped[0].path.name}: {skipped[0].reason}"
+    more = f" ({len(skipped)} files were left out; --dry-run lists them)" if skipped else ""
+    return f"No scan was found in {where}{more}; give NIfTI files (.nii, .nii.gz), DICOM folders, or folders of them."
+
+
+def choose(name: str, task: str) -> Bundle:
+    """The pipeline that a run will use, from its description alone.
+
+    Raises:
+        PipelineError: there is no such pipeline, or it does another task.
+    """
+    if name == pipelines.DEFAULT:
+        able = [bundle for bundle in bundles.every() if task in bundle.settings["tasks"]]
+        if not able:
+            raise PipelineError(f"No installed pipeline can {task}; set MEDIDIFF_BUNDLES to a folder of bundles.")
+        return able[0]
+    bundle = bundles.locate(name)
+    if task not in bundle.settings["tasks"]:
+        raise PipelineError(f"Pipeline {bundle.name} cannot {task}; `medidiff list` shows what each can do.")
+    return bundle
+
+
+def judge(case: PlannedCase, config: RunConfig, pipeline: Bundle, single: bool) -> PlannedCase:
+    """Set the state of a case by what lies in the output folder."""
+    if config.existing == "overwrite":
+        return case
+    names = case.names
+    there = sidecar.load(names.sidecar)
+    if there is None or not sidecar.is_ours(there):
+        foreign = foreign_file(names, single, there is not None)
+        return case if foreign is None else replace(case, state="refused", reason=f"{foreign} {NOT_OURS}")
+    try:
+        content = discover.content_hash(case.ref)
+    except (OSError, ScanError):  # the case will fail by itself, with a reason
+        return case
+    asked = sidecar.Asked(config.task, content, config.restore, pipeline.weights_sha256)
+    reason = sidecar.stale(there, names.sidecar.parent, asked)
+    if not reason:
+        return replace(case, state="done", reason=f"{names.restored} is done already; --overwrite makes it again.")
+    if there["input"].get("content_sha256") != content and is_elsewhere(there["input"], case):
+        before = there["input"].get("path")
+        reason = f"{names.sidecar} belongs to another scan, {before}; choose another output or use --overwrite."
+        return replace(case, state="refused", reason=reason)
+    return replace(case, reason=reason)
+
+
+def is_elsewhere(before: dict[str, Any], case: PlannedCase) -> bool:
+    """Whether a result was made from a scan that lies at another place than the case does."""
+    now = paths.discreet(case.ref.path, case.names.sidecar.parent)
+    if before.get("path") != now:
+        return True
+    return "/" not in now and before.get("location_sha256") != paths.location(case.ref.path)
+
+
+def foreign_file(names: OutputNames, single: bool, has_sidecar: bool) -> Path | None:
+    """The file of somebody else that a case would replace.
+
+    A restored image without a sidecar is what a killed run leaves in a folder, so there it is made again; under a
+    file name that the user chose it may be the user's own.
+    """
+    if has_sidecar:
+        return names.sidecar
+    return names.restored if single and paths.exists(names.restored) else None

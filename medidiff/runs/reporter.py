@@ -1,0 +1,53 @@
+"""What a run tells the outside while it works; the command line draws it, scripts may ignore it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from medidiff.runs.plan import Plan, PlannedCase
+    from medidiff.runs.record import CaseResult
+
+
+class Reporter(Protocol):
+    """Receives the events of a run, in this order: planned, then started, progress and finished for each case."""
+
+    def planned(self, plan: Plan) -> None:
+        """The cases are known; no work has been done yet."""
+
+    def started(self, case: PlannedCase) -> None:
+        """The work on a case begins."""
+
+    def progress(self, case: PlannedCase, fraction: float) -> None:
+        """The part of the case in hand that is done, from 0 to 1."""
+
+    def finished(self, case: PlannedCase, result: CaseResult, error: BaseException | None) -> None:
+        """A case is done, skipped or failed; ``error`` is the exception behind a failure."""
+
+    def note(self, text: str) -> None:
+        """One sentence on a case that the user may want to know."""
+
+    def warning(self, text: str) -> None:
+        """One sentence that the user must know; may come again for each case."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def planned(self, plan: Plan) -> None:
+        """Say nothing."""
+
+    def started(self, case: PlannedCase) -> None:
+        """Say nothing."""
+
+    def progress(self, case: PlannedCase, fraction: float) -> None:
+        """Say nothing."""
+
+    def finished(self, case: PlannedCase, result: CaseResult, error: BaseException | None) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def warning(self, text: str) -> None:
+        """Say nothing."""

@@ -1,0 +1,207 @@
+"""The sidecar: one JSON file beside each result that tells from which bytes, by what and how it was made.
+
+It holds no patient data, and no absolute path: files are named relative to the sidecar, or to the scan's own folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medidiff._version import __version__
+from medidiff.config import RestoreOptions, RunConfig
+from medidiff.runs import environment
+from medidiff.runs.paths import discreet, location, relative
+from medidiff.runs.record import now
+from medidiff.scans.volume import Scan, ScanRef, Volume
+
+CHUNK = 1 << 20
+
+
+def build(
+    *,
+    config: RunConfig,
+    scan: Scan,
+    content_sha256: str,
+    pipeline: dict[str, str],
+    volumes: Sequence[dict[str, Any]],
+    written: Iterable[Path],
+    file: Path,
+    restored: Path,
+    notes: Sequence[str],
+    timings: dict[str, float],
+) -> dict[str, Any]:
+    """Everything that is known about a result.
+
+    Args:
+        config: the run's settings.
+        scan: the case as it was read.
+        content_sha256: the hash of the case's bytes.
+        pipeline: ``name``, ``version`` and ``weights_sha256``.
+        volumes: what ``describe_volume`` says of each volume.
+        written: the files of the result.
+        file: where the sidecar will lie.
+        restored: the restored file, or the folder of a series.
+        notes: one sentence each on what the user should know.
+        timings: seconds spent on each step.
+
+    Returns:
+        A tree of plain JSON values.
+    """
+    folder = file.parent
+    tree = {
+        "medidiff": __version__,
+        "task": config.task,
+        "created": now(),
+        "input": describe_input(scan.ref, content_sha256, folder),
+        "pipeline": pipeline,
+        "config": effective(config, scan.ref, restored, folder),
+        "seed": config.restore.seed,
+        "volumes": list(volumes),
+        "outputs": [describe_file(path, relative(path, folder)) for path in sorted(written)],
+        "notes": list(notes),
+        "packages": environment.packages(),
+        "platform": environment.machine(),
+        "timings": {step: round(seconds, 3) for step, seconds in timings.items()},
+    }
+    return dict(plain(tree))
+
+
+def describe_input(ref: ScanRef, content_sha256: str, folder: Path) -> dict[str, Any]:
+    """The input by name, size and hash; a file is named relative to the case's own folder."""
+    base = ref.path if ref.path.is_dir() else ref.path.parent
+    return {
+        "path": discreet(ref.path, folder),
+        "location_sha256": location(ref.path),
+        "kind": ref.kind,
+        "content_sha256": content_sha256,
+        "files": [describe_file(path, relative(path, base)) for path in sorted(ref.files)],
+    }
+
+
+def describe_file(path: Path, name: str) -> dict[str, Any]:
+    """A file's name, size and SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return {"path": name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def describe_volume(volume: Volume, record: dict[str, Any], checks: dict[str, Any]) -> dict[str, Any]:
+    """What went in and what was found for one volume."""
+    return {
+        "label": volume.label,
+        "shape": list(volume.array.shape),
+        "spacing_mm": list(volume.spacing),
+        "modality": volume.modality,
+        "units": volume.units,
+        "record": record,
+        "checks": checks,
+    }
+
+
+def effective(config: RunConfig, ref: ScanRef, restored: Path, folder: Path) -> dict[str, Any]:
+    """The settings that repeat this case alone, with paths relative to the sidecar."""
+    tree: dict[str, Any] = config.model_dump(mode="json")
+    tree["inputs"] = [discreet(ref.path, folder)]
+    tree["output"] = relative(restored, folder)
+    if Path(config.pipeline).is_dir():
+        tree["pipeline"] = discreet(Path(config.pipeline), folder)
+    return tree
+
+
+def load(file: Path) -> dict[str, Any] | None:
+    """A sidecar that lies on disk, or ``None`` when there is none that can be read."""
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def is_ours(tree: dict[str, Any]) -> bool:
+    """Whether parsed JSON is a sidecar of medidiff."""
+    return "medidiff" in tree and isinstance(tree.get("input"), dict) and isinstance(tree.get("outputs"), list)
+
+
+def listed(tree: dict[str, Any] | None) -> list[str]:
+    """The outputs that a sidecar names; none when it is not medidiff's."""
+    return [str(entry.get("path")) for entry in tree["outputs"]] if tree is not None and is_ours(tree) else []
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a result must have been made from to stand for the present request.
+
+    Attributes:
+        task: the task.
+        content_sha256: the hash of the input's bytes.
+        options: the options of the restoration.
+        weights_sha256: the hash of the pipeline's weights.
+    """
+
+    task: str
+    content_sha256: str
+    options: RestoreOptions
+    weights_sha256: str
+
+
+def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
+    """Why a result must be made again, or an empty string when it still stands.
+
+    Args:
+        tree: the result's sidecar.
+        folder: the folder of the sidecar.
+        asked: what is asked for now.
+    """
+    if tree.get("task") != asked.task:
+        return "the task changed"
+    if tree["input"].get("content_sha256") != asked.content_sha256:
+        return "the input changed"
+    if tree.get("pipeline", {}).get("weights_sha256") != asked.weights_sha256:
+        return "the pipeline changed"
+    if tree.get("config", {}).get("restore") != asked.options.model_dump(mode="json"):
+        return "the options changed"
+    if not tree["outputs"]:
+        return "the output is missing"
+    return next((reason for entry in tree["outputs"] if (reason := _differs(entry, folder))), "")
+
+
+def _differs(entry: dict[str, Any], folder: Path) -> str:
+    path = folder / str(entry.get("path"))
+    try:
+        size = path.stat().st_size
+        if size != entry.get("bytes") or describe_file(path, "")["sha256"] != entry.get("sha256"):
+            return "the output was changed"
+    except OSError:
+        return "the output is missing"
+    return ""
+
+
+def plain(value: Any) -> Any:
+    """JSON values only: numpy numbers become numbers, what is not finite becomes ``null``."""
+    match value:
+        case None | str() | bool() | int():
+            return value
+        case np.bool_() | np.integer() | np.floating():
+            return plain(value.item())
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {str(key): plain(part) for key, part in value.items()}
+        case np.ndarray():
+            return plain(value.tolist())
+        case list() | tuple() | set() | frozenset():
+            return [plain(part) for part in value]
+        case Path():
+            return value.name
+        case _:
+            return str(value)

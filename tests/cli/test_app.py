@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medidiff._version import __version__
+from medidiff.cli import main
+from medidiff.cli.app import COMMANDS, app
+from medidiff.errors import EXIT_MEANINGS
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "monai", "nibabel", "pydicom", "scipy", "skimage")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["list", "--json"],
+        ["denoise", "--help"],
+        ["denoise", "--nonsense"],
+        ["nope"],
+    ],
+)
+def test_answers_without_torch(args: list[str], tmp_path: Path) -> None:
+    code = f"import sys; from medidiff.cli import main; main({args!r}); print(*sys.modules, sep='\\n', file=sys.stderr)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.splitlines())
+    assert "medidiff.cli.app" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_dry_run_without_torch(tmp_path: Path) -> None:
+    args = ["denoise", str(ROOT / "sample_data" / "phantom_t1w.nii.gz"), "-o", str(tmp_path / "out"), "--dry-run"]
+    code = f"import sys; from medidiff.cli import main; print(main({args!r})); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"medidiff {__version__}\n"
+
+
+def test_help_lists_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in COMMANDS:
+        assert name in shown
+    for code in EXIT_MEANINGS:
+        assert f" {int(code)} " in shown
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+        assert app.get_command(app.make_context("medidiff", [name]), name) is not None
+    assert capsys.readouterr().err == ""
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "sample-data" in capsys.readouterr().out
+
+
+def test_module_runs_as_a_program() -> None:
+    command = [sys.executable, "-m", "medidiff", "--version"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"medidiff {__version__}\n")
