@@ -1,0 +1,51 @@
+"""Files that must agree with each other do."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from medidiff import __version__
+
+ROOT = Path(__file__).parents[2]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=\[;~! ]", requirement)[0].lower() for requirement in requirements}
+
+
+def test_constraints_pin_every_direct_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = names(project["dependencies"]).union(
+        *(names(extra) for extra in project["optional-dependencies"].values())
+    )
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {line.split("==")[0] for line in lines}
+    assert wanted <= pinned, sorted(wanted - pinned)
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+", line) for line in lines)
+
+
+def test_nothing_forbidden_is_pinned() -> None:
+    pinned = (ROOT / "constraints.txt").read_text()
+    for name in ("bm4d", "torchvision", "nvidia", "lightning"):
+        assert name not in pinned
+
+
+def test_citation_and_changelog_know_the_version() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert pages == set(listed)
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "sample_data" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} points to {target}"
