@@ -36,10 +36,10 @@ class RestorationInferer(Inferer):
         device = Device(next(network.parameters()).device, "fp32")
         engine = Engine(on_device(network, device), device, int(self._bundle.settings["halo"]), self._tile, 1)
         affine = np.asarray(getattr(inputs, "affine", np.eye(4)), dtype=np.float64)
-        affine = affine[0] if affine.ndim == 3 else affine
+        affines = np.broadcast_to(affine, (len(inputs), 4, 4))  # one each in a collated batch
         modality = self._bundle.settings["modalities"][0]
         output = inputs.clone().float()
         for index, image in enumerate(inputs):
-            volume = Volume(np.asarray(image[0].cpu(), dtype=np.float32), affine, modality)
+            volume = Volume(np.asarray(image[0].cpu(), dtype=np.float32), affines[index], modality)
             output[index, 0] = torch.from_numpy(restore(volume, engine, self._options).mean).to(output.device)
         return output

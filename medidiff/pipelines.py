@@ -121,16 +121,22 @@ class Pipeline:
 
         Raises:
             PipelineError: if there is no such pipeline, it is damaged, or it does not do the task.
-            UsageError: if the device does not exist.
+            UsageError: if the device does not exist, or the tile is too small for the network.
         """
         from medidiff.diffusion import device as devices
         from medidiff.restore import Engine
 
         compute = compute or ComputeOptions()
         bundle = _choose(name_or_path, cls.task)
+        halo = int(bundle.settings["halo"])
+        if compute.tile is not None and compute.tile <= 2 * halo:
+            raise UsageError(
+                f"--tile {compute.tile} is too small: pipeline {bundle.name} needs more than {2 * halo} voxels,"
+                f" its context of {halo} on both sides."
+            )
         device = devices.resolve(compute)
         network = devices.on_device(bundle.network(), device)
-        return cls(bundle, Engine(network, device, int(bundle.settings["halo"]), compute.tile, compute.batch))
+        return cls(bundle, Engine(network, device, halo, compute.tile, compute.batch, _noise_range(bundle)))
 
     def restore(
         self, volume: Volume, options: RestoreOptions | None = None, *, progress: Progress | None = None
@@ -150,7 +156,7 @@ class Pipeline:
         from medidiff.restore import restore
 
         restoration = restore(volume, self._engine, options or RestoreOptions(), progress)
-        warnings = []
+        warnings = list(restoration.record["warnings"])
         if self._modalities and volume.modality not in self._modalities:
             warnings.append(
                 f"Pipeline {self.name} was trained on {', '.join(self._modalities)} scans, not on {volume.modality}."
@@ -243,3 +249,9 @@ def _read_one(path: Path) -> Volume:
     if len(volumes) != 1:
         raise UsageError(f"{path} holds {len(volumes)} volumes; pass them one by one as (array, affine).")
     return volumes[0]
+
+
+def _noise_range(bundle: bundles.Bundle) -> tuple[float, float] | None:
+    """Percent of noise that a bundle's network was trained for."""
+    limits = bundle.settings.get("trained_on", {}).get("noise_percent")
+    return None if limits is None else (float(limits[0]), float(limits[1]))

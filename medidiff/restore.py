@@ -68,8 +68,9 @@ class Engine:
         network: ``(windows, parameters) -> (velocity, log-variance)``, already on ``device``.
         device: where it runs.
         halo: voxels of context around each tile's core.
-        tile: largest window edge; ``None`` for whole volumes.
+        tile: largest window edge; ``None`` to choose by the volume's size.
         batch: windows evaluated together.
+        noise_range: percent of noise that the network was trained for; ``None`` when not known.
     """
 
     network: Backbone
@@ -77,11 +78,12 @@ class Engine:
     halo: int
     tile: int | None
     batch: int
+    noise_range: tuple[float, float] | None = None
 
     def denoiser(self, problem: Problem, progress: Progress | None) -> sampler.Denoiser:
         """The network as the samplers want it: whole volume in, whole volume out."""
         spatial = problem.base.shape[1:]
-        tiling = tiles.plan(spatial, self.tile, self.halo, self.network.stride)
+        tiling = tiles.plan(spatial, self.tile or tiles.automatic(spatial), self.halo, self.network.stride)
         views = tiles.pad(problem.views()[0], tiling)
         inside = tuple(slice(0, n) for n in spatial)
         window = partial(devices.run, self.network, self.device)
@@ -113,10 +115,11 @@ def restore(volume: Volume, engine: Engine, options: RestoreOptions, progress: P
     grid, on_grid = geometry.to_model_grid(volume)
     valid = None if volume.valid is None else grid.apply(volume.valid)
     scaling, unit = intensity.normalise(on_grid, volume.modality, valid)
-    level = _noise(unit, volume.modality, scaling, options)
-    record = _record(volume, engine, options, scaling, level)
+    level, warnings = _noise(unit, volume.modality, scaling, options, engine)
+    record = _record(volume, engine, options, scaling, level) | {"warnings": warnings}
     if level.sigma <= 0:  # a constant image: there is nothing to take away
-        return Restoration(volume.array, np.zeros_like(volume.array), (), {}, record | _timed(begin), volume)
+        untouched = (volume.array,) * options.samples
+        return Restoration(volume.array, np.zeros_like(volume.array), untouched, {}, record | _timed(begin), volume)
 
     sigma = np.asarray(level.sigma if level.map is None else level.map, np.float32)
     problem = Denoise.pose(_batch(unit), _batch(sigma), level.law, torch.tensor([grid.spacing]))
@@ -124,24 +127,45 @@ def restore(volume: Volume, engine: Engine, options: RestoreOptions, progress: P
     residual, log_variance = sampler.posterior_mean(denoise)
     drawn = [_draw(denoise, residual, options, index) for index in range(options.samples)]
 
-    mean, *samples = (_finish(problem.image(r[None])[0].numpy(), unit, level.law, options) for r in (residual, *drawn))
-    predicted = options.strength * (problem.scale[0] * (0.5 * log_variance).exp()).numpy()
-    spread = uncertainty.combine(np.asarray(predicted, dtype=np.float32), samples)
-    checks = consistency.check(unit, mean, sigma, level.law)
+    # where nothing fluctuates there is no noise, and where nothing was measured there is nothing to restore
+    noisy = noise.fluctuating(unit) if valid is None else noise.fluctuating(unit) & valid
 
-    def undo(x: Image) -> Image:
-        restored = grid.undo(scaling.undo(x))
-        return restored if volume.valid is None else np.where(volume.valid, restored, volume.array)
+    def image(r: Tensor) -> Image:
+        restored = _physical(problem.image(r[None])[0].numpy(), scaling, level.law)
+        mixed = np.float32(options.strength) * restored + np.float32(1 - options.strength) * on_grid
+        return np.where(noisy, mixed, on_grid)
 
-    std = grid.undo(spread) * np.float32(scaling.scale)
-    return Restoration(undo(mean), std, tuple(undo(x) for x in samples), checks, record | _timed(begin), volume)
+    mean, *samples = (image(r) for r in (residual, *drawn))
+    predicted = problem.scale[0] * (0.5 * log_variance).exp() * (options.strength * scaling.scale)
+    spread = np.where(noisy, uncertainty.combine(predicted.numpy(), samples), np.float32(0))
+    checks = consistency.check(unit, np.where(noisy, scaling.apply(mean), unit), sigma, level.law)
+    return Restoration(
+        grid.undo(mean),
+        grid.undo(spread),
+        tuple(grid.undo(sample) for sample in samples),
+        checks,
+        record | _timed(begin),
+        volume,
+    )
 
 
-def _noise(unit: Image, modality: str, scaling: intensity.Intensity, options: RestoreOptions) -> noise.NoiseEstimate:
+def _noise(
+    unit: Image, modality: str, scaling: intensity.Intensity, options: RestoreOptions, engine: Engine
+) -> tuple[noise.NoiseEstimate, list[str]]:
+    """The noise level, and a warning where it lies beyond what the network was trained for."""
     law = noise.law_of(unit, modality)
-    if options.noise == "auto":
-        return noise.estimate(unit, law)
-    return noise.given(options.noise / 100 * scaling.bright, law)
+    if options.noise != "auto":
+        level = noise.given(options.noise / 100 * scaling.bright, law)
+    else:
+        level = noise.estimate(unit, law)
+    percent = 100 * level.sigma / scaling.bright
+    if engine.noise_range is None or percent <= engine.noise_range[1]:
+        return level, []
+    most = engine.noise_range[1]
+    warning = f"Noise of {percent:.3g} percent is more than the {most:g} percent this pipeline was trained for"
+    if options.noise != "auto":
+        return level, [f"{warning}."]
+    return noise.limited(level, most / 100 * scaling.bright), [f"{warning}; only that much is removed."]
 
 
 def _draw(denoise: sampler.Denoiser, mean: Tensor, options: RestoreOptions, index: int) -> Tensor:
@@ -149,12 +173,9 @@ def _draw(denoise: sampler.Denoiser, mean: Tensor, options: RestoreOptions, inde
     return sampler.posterior_sample(denoise, start, options.steps, first=mean)
 
 
-def _finish(restored: Image, unit: Image, law: Law, options: RestoreOptions) -> Image:
-    """Strength, and what is certain: magnitudes are not negative, and where nothing fluctuates there is no noise."""
-    if law == "rician":
-        restored = np.maximum(restored, 0)
-    mixed = np.float32(options.strength) * restored + np.float32(1 - options.strength) * unit
-    return np.where(noise.fluctuating(unit), mixed, unit)
+def _physical(unit: Image, scaling: intensity.Intensity, law: Law) -> Image:
+    """In the scan's units; magnitudes are not negative."""
+    return scaling.undo(np.maximum(unit, 0) if law == "rician" else unit)
 
 
 def _batch(array: Image) -> Tensor:
@@ -182,7 +203,7 @@ def _record(
         "seed": options.seed,
         "device": str(engine.device),
         "precision": engine.device.precision,
-        "tile": engine.tile,
+        "tile": engine.tile or "auto",
         "halo": engine.halo,
     }
 

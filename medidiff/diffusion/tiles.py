@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medidiff.physics.extend import extend
 
+WHOLE = 11_000_000
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -62,6 +63,11 @@ class Tiling:
 
     def __len__(self) -> int:
         return math.prod(math.ceil(size / core) for size, core in zip(self.padded, self.core, strict=True))
+
+
+def automatic(spatial: Sequence[int]) -> int | None:
+    """The tile that costs least: none up to ``WHOLE`` voxels, where the network needs about 2 GB; else 192 voxels."""
+    return None if math.prod(spatial) <= WHOLE else 192
 
 
 def plan(spatial: Sequence[int], tile: int | None, halo: int, stride: int) -> Tiling:

@@ -53,8 +53,7 @@ def colour(white: Tensor, fwhm: Tensor) -> Tensor:
 
 
 def ct_texture(white: Tensor, exponent: Tensor, cutoff: Tensor) -> Tensor:
-    """Noise with the radial power spectrum ``f^a exp(-(f/f0)^2)`` of filtered back-projection in the plane of the
-    first two axes.
+    """Noise with the spectrum ``f^a exp(-(f/f0)^2)`` of filtered back-projection, in the plane of the first two axes.
 
     Args:
         white: unit white noise (B, *spatial).

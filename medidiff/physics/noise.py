@@ -8,7 +8,7 @@ should have, iterated to a fixed point (Koay and Basser, J Magn Reson 2006; Coup
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -29,6 +29,7 @@ _WHITE = (
 )
 _LEVEL_WINDOW = 5  # voxels: edge of the window of the local mean
 _ENOUGH = 400_000  # coefficients that give sigma to 0.2 %
+_MIDDLE = 160  # voxels: edge of the part of the scan that correlations are measured on
 _FEWEST = 64  # coefficients that a standard deviation is worth computing from
 
 
@@ -37,7 +38,8 @@ class NoiseEstimate:
     """What is known about a scan's noise, in the units of the array it was measured on.
 
     Attributes:
-        sigma: standard deviation (of the complex parts for the Rician law), the median of ``map`` where there is one.
+        sigma: standard deviation (of the complex parts for the Rician law); the foreground's median of ``map`` where
+            there is one.
         map: the same for each voxel when the noise varies over the scan, else ``None``.
         law: ``rician`` for magnitude MR, ``gaussian`` otherwise.
         correlation: lag-1 correlation of the high-pass band minus that of white noise; above 0.1 it means that the
@@ -61,6 +63,13 @@ def law_of(values: NDArray[np.float32], modality: str) -> Law:
 def given(sigma: float, law: Law) -> NoiseEstimate:
     """The user's own figure, in the units of the array it will be used with."""
     return NoiseEstimate(float(sigma), None, law, 0.0, "given")
+
+
+def limited(level: NoiseEstimate, most: float) -> NoiseEstimate:
+    """An estimate of at most ``most``: what lies beyond is more likely texture than noise, and stays in the image."""
+    if level.sigma <= most:
+        return level
+    return replace(level, sigma=most, map=None if level.map is None else np.minimum(level.map, np.float32(most)))
 
 
 def estimate(values: NDArray[np.float32], law: Law, *, with_map: bool = True) -> NoiseEstimate:
@@ -88,6 +97,8 @@ def estimate(values: NDArray[np.float32], law: Law, *, with_map: bool = True) ->
     wide = sum(n >= 3 * _WINDOW for n in values.shape) >= 2
     if with_map and wide and sigma > 0 and correlation < _WHITE:
         sigma_map = _sigma_map(band, inside, level, sigma)
+    if sigma_map is not None:
+        sigma = float(np.median(sigma_map[inside]))
     return NoiseEstimate(sigma, sigma_map, law, correlation, "estimated")
 
 
@@ -181,15 +192,16 @@ def _fill_nearest(local: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArr
 def _excess_correlation(band: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
     """Largest lag-1 correlation of the band along an axis, less what the filter itself gives to white noise."""
     white = float(np.correlate(_DB2_HIGH, _DB2_HIGH, "full")[len(_DB2_HIGH)])
-    bound = 6 * _mad(band[inside])
-    limited = np.clip(band, -bound, bound)
+    middle = tuple(slice((n - min(n, _MIDDLE)) // 2, (n + min(n, _MIDDLE)) // 2) for n in band.shape)
+    bound = 6 * _mad(band[middle][inside[middle]]) if inside[middle].any() else 0.0
+    limited = np.where(inside[middle], np.clip(band[middle], -bound, bound), np.float32(0))
+    power = float(np.vdot(limited, limited)) / max(int(inside[middle].sum()), 1)
     excess = [0.0]
-    for axis, n in enumerate(band.shape):
-        if n >= 2 * len(_DB2_HIGH):
-            first = np.take(limited, range(n - 1), axis)
-            second = np.take(limited, range(1, n), axis)
-            both = np.take(inside, range(n - 1), axis) & np.take(inside, range(1, n), axis)
-            if both.sum() >= _FEWEST:
-                a, b = first[both], second[both]
-                excess.append(float(np.mean(a * b) / max(np.mean(a * a), 1e-30)) - white)
+    for axis, n in enumerate(limited.shape):
+        if n < 2 * len(_DB2_HIGH) or power == 0:
+            continue
+        low, high = ((*(slice(None),) * axis, part) for part in (slice(None, -1), slice(1, None)))
+        pairs = int((inside[middle][low] & inside[middle][high]).sum())
+        if pairs >= _FEWEST:
+            excess.append(float(np.vdot(limited[low], limited[high])) / pairs / power - white)
     return max(excess)

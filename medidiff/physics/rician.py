@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ive
+from scipy.special import i0e, i1e
 from torch import Tensor
 
 Law = Literal["rician", "gaussian"]
@@ -24,7 +24,7 @@ _LARGEST, _STEP = 12.0, 1 / 256
 def rician_mean(nu: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of a Rician variable with noiseless value ``nu`` and sigma 1."""
     t = np.square(nu) / 4
-    return np.asarray(RAYLEIGH_MEAN * ((1 + 2 * t) * ive(0, t) + 2 * t * ive(1, t)))
+    return np.asarray(RAYLEIGH_MEAN * ((1 + 2 * t) * i0e(t) + 2 * t * i1e(t)))
 
 
 def rician_variance(nu: NDArray[np.float64]) -> NDArray[np.float64]:

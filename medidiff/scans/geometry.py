@@ -23,7 +23,7 @@ class Grid:
     Attributes:
         turn: nibabel orientation, shape (3, 2), from the scan's axes to RAS+.
         back: the same in the other direction.
-        spacing: voxel size in millimetres along the turned axes.
+        spacing: voxel size in millimetres along the turned axes; 1 where the affine gives none.
     """
 
     turn: NDArray[np.float64]
@@ -54,5 +54,6 @@ def to_model_grid(volume: Volume) -> tuple[Grid, NDArray[np.float32]]:
     back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
     order = np.argsort(turn[:, 0])
     spacing = np.asarray(volume.spacing)[order]
+    spacing = np.where(spacing > 0, spacing, 1.0)
     grid = Grid(turn, back, (float(spacing[0]), float(spacing[1]), float(spacing[2])))
     return grid, grid.apply(volume.array)

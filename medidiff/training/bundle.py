@@ -96,7 +96,7 @@ def _metadata(
                 "volumes": [entry.name for entry in entries],
                 "subjects": sorted({entry.subject for entry in entries}),
                 "pack_sha256": pack.digest(data),
-                "noise_percent": [100 * bound for bound in state["recipe"]["data"]["sigma"]],
+                "noise_percent": [round(100 * bound, 6) for bound in state["recipe"]["data"]["sigma"]],
                 "spacing_mm": [min(min(e.spacing) for e in entries), max(max(e.spacing) for e in entries)],
                 "iterations": state["iteration"],
                 "seconds": round(state["seconds"]),

@@ -10,7 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Data:
-    """What a batch looks like; ``patches`` = ((until which fraction of the run, edge, images a batch), ...)."""
+    """What a batch looks like; ``patches`` = ((until which fraction of the run, edge, images a batch), ...).
+
+    Strengths are normalised; shares are of batches. ``rician`` and ``gaussian`` leave the rest to noncentral chi;
+    ``inherent`` is the share in which the assumed sigma includes the noise that the reference scan already had, as an
+    estimate does; ``sigma_jitter`` is the log-error of the assumed sigma.
+    """
 
     patches: tuple[tuple[float, int, int], ...] = ((0.6, 32, 8), (1.0, 48, 3))
     thin: float = 0.1
@@ -20,6 +25,7 @@ class Data:
     correlated: float = 0.15
     varying: float = 0.4
     sigma_jitter: float = 0.08
+    inherent: float = 0.5
 
 
 @dataclass(frozen=True)

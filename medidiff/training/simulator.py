@@ -129,7 +129,7 @@ class Simulator:
             measured = degradations.add_noncentral_chi(clean, sigma, 2 + self._integer(3), self.generator)
         # at run time sigma is known, or estimated with an error and with the noise that the reference scan already had
         assumed = sigma
-        if self._chance(0.5):
+        if self._chance(self._data.inherent):
             assumed = (sigma.square() + inherent.reshape(-1, 1, 1, 1).square()).sqrt()
         jitter = torch.exp(self._data.sigma_jitter * torch.randn(count, generator=self.cpu)).to(self._device)
         problem = Denoise.pose(measured, assumed * jitter.reshape(-1, 1, 1, 1), law, spacing)

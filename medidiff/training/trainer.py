@@ -26,6 +26,7 @@ from medidiff.training.simulator import Example, Simulator
 
 CHECKPOINT_SECONDS = 120.0
 _LARGEST_WEIGHT = 10.0
+_SMALLEST_SIZE = 0.3
 
 
 def build_network(settings: dict[str, Any]) -> networks.Backbone:
@@ -64,11 +65,14 @@ def loss(
     scale2 = problem.scale.square()
     weight = (scale2 / scale2.mean(dim=tuple(range(1, r0.ndim)), keepdim=True)).clamp(max=_LARGEST_WEIGHT)
     weight = torch.where(hide, weight, torch.ones_like(weight))
-    error = weight * (v_hat - v).square()
+    # an image whose base is far off, because its noise is correlated, would rule the gradient: its error counts in part
+    axes = tuple(range(1, r0.ndim))
+    size = (weight * v.square()).mean(dim=axes)
+    error = (weight * (v_hat - v).square()).mean(dim=axes) / size.clamp(min=1)
     residual = r0 - torch.where(hide, -v_hat, schedule.residual_of(z, v_hat, theta.reshape(shape))).detach()
     likelihood = 0.5 * (residual.square() * torch.exp(-log_variance) + log_variance)
     with torch.no_grad():
-        relative = error.mean(dim=tuple(range(1, r0.ndim))) / (weight * v.square()).mean(dim=tuple(range(1, r0.ndim)))
+        relative = error * size.clamp(min=1) / size.clamp(min=_SMALLEST_SIZE)
     return error.mean() + variance_weight * likelihood.mean(), relative[null].mean(), relative[~null].mean()
 
 

@@ -42,10 +42,12 @@ def evaluate(pack: Pack, predict: Callable[[Problem], Tensor], device: torch.dev
         device: where to pose the problem.
 
     Returns:
-        noise percent -> {"noisy", "nlm", "base", "network"} -> dB.
+        noise percent -> {"noisy", "nlm", "base", "network"} -> dB; empty without validation volumes.
     """
     table: dict[str, dict[str, float]] = {}
     chosen = [i for i in pack.of("validation") if pack.entries[i].modality == "MR"]
+    if not chosen:
+        return table
     for percent in PERCENTAGES:
         rows = []
         for index in chosen:
