@@ -1,0 +1,90 @@
+"""What the classical base is worth, stage by stage: ``python -m benchmarks.base [SCAN ...]``.
+
+Prints foreground PSNR of hard thresholding alone, of both stages, and of denser and sparser block grids; and how far
+the expected error of the base is from the real one, voxels grouped by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from benchmarks.cases import SAMPLES, Case, load, real_data
+from benchmarks.report import figure, table
+from medidiff.physics import shrinkage
+from medidiff.physics.tasks import Denoise
+from medidiff.training.validation import PERCENTAGES, foreground_psnr
+
+SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long04_t2w.nii.gz")
+GROUPS = 6
+Origins = Callable[[tuple[int, ...]], Iterator[tuple[int, ...]]]
+
+
+def every(step: int) -> Origins:
+    """Block grids whose origin's coordinates add up to a multiple of ``step``."""
+    return lambda block: (o for o in itertools.product(*(range(n) for n in block)) if sum(o) % step == 0)
+
+
+def only_pilot(noisy: torch.Tensor, pilot: torch.Tensor | None, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first stage, and nothing in the second."""
+    return STAGE(noisy, None, *rest) if pilot is None else (pilot, torch.ones_like(pilot))
+
+
+STAGE = shrinkage._stage
+VARIANTS: dict[str, dict[str, object]] = {
+    "hard thresholds, 16 grids": {"_stage": only_pilot},
+    "both stages, 64 grids": {"_origins": every(1)},
+    "both stages, 32 grids": {"_origins": every(2)},
+    "both stages, 16 grids (medidiff's)": {"_origins": every(4)},
+    "both stages, 8 grids": {"_origins": every(8)},
+}
+
+
+def pose(case: Case, percent: float) -> tuple[np.ndarray, np.ndarray]:
+    """Base and expected error of a case's noisy image."""
+    noisy = torch.from_numpy(case.noisy(percent))[None]
+    problem = Denoise.pose(noisy, torch.full((1, 1, 1, 1), case.sigma(percent)), case.law, torch.tensor([case.spacing]))
+    return problem.base[0].numpy(), problem.scale[0].numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scans", nargs="*", type=Path)
+    parser.add_argument("--crop", type=int, default=96)
+    arguments = parser.parse_args()
+    folder = real_data()
+    paths = arguments.scans or ([folder / name for name in SCANS] if folder else list(SAMPLES))
+    cases = [load(path, arguments.crop) for path in paths]
+    rows = []
+    for name, changes in VARIANTS.items():
+        begin = time.process_time()
+        with mock.patch.multiple(shrinkage, **changes):
+            found = [[foreground_psnr(pose(case, p)[0], case.clean) for p in PERCENTAGES] for case in cases]
+        rows.append([name, *(figure(v) for v in np.mean(found, axis=0)), figure(time.process_time() - begin, 1)])
+    print(
+        f"Mean foreground PSNR in dB over {', '.join(case.name for case in cases)}; processor seconds for all of them.\n"
+    )
+    print(table(["base", *(f"{p} %" for p in PERCENTAGES), "seconds"], rows))
+    print(
+        f"\nRoot mean square error over expected error, in {GROUPS} groups of voxels from the smallest expected error.\n"
+    )
+    rows = []
+    for case, percent in itertools.product(cases, PERCENTAGES):
+        base, expected = pose(case, percent)
+        inside = case.clean > 0.05
+        off, expected = np.square(base - case.clean)[inside], np.square(expected[inside])
+        parts = np.array_split(np.argsort(expected), GROUPS)
+        ratios = [float(np.sqrt(off[part].mean() / expected[part].mean())) for part in parts]
+        rows.append([f"{case.name}, {percent} %", *(figure(ratio) for ratio in ratios)])
+    print(table(["scan and noise", *map(str, range(1, GROUPS + 1))], rows))
+
+
+if __name__ == "__main__":
+    main()

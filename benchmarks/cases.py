@@ -1,0 +1,110 @@
+"""The images that benchmarks judge on, and the noise they add to them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff import scans
+from medidiff.physics import intensity
+from medidiff.physics.rician import Law
+from medidiff.training.validation import noisy_version
+
+Image = NDArray[np.float32]
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = (ROOT / "sample_data/phantom_t1w_truth.nii.gz", ROOT / "sample_data/icbm152_2mm_truth.nii.gz")
+BODY = 0.05  # normalised intensity above which a voxel counts for the position of the crop
+
+
+@dataclass(frozen=True)
+class Case:
+    """One reference image.
+
+    Attributes:
+        name: the file's name without extension.
+        subject: images of one person share it.
+        modality: DICOM code.
+        spacing: voxel size in millimetres.
+        clean: the reference in medidiff's normalised intensity, in which noise percentages count from 1 (MR).
+        scaling: leads from the file's units to the normalised ones.
+    """
+
+    name: str
+    subject: str
+    modality: str
+    spacing: tuple[float, float, float]
+    clean: Image
+    scaling: intensity.Intensity
+
+    @property
+    def law(self) -> Law:
+        """Which noise is added: Rician to MR, Gaussian to all else."""
+        return "rician" if self.modality == "MR" else "gaussian"
+
+    def sigma(self, percent: float) -> float:
+        """Standard deviation of noise of ``percent`` of the bright level, in normalised intensity."""
+        return percent / 100 * self.scaling.bright
+
+    def noisy(self, percent: float, seed: int = 0) -> Image:
+        """The reference with noise that is the same on every machine."""
+        if self.law == "rician":
+            return noisy_version(self.clean, percent, seed)
+        rng = np.random.default_rng([seed, round(percent * 100)])
+        return self.clean + np.float32(self.sigma(percent)) * rng.standard_normal(self.clean.shape, dtype=np.float32)
+
+
+def real_data() -> Path | None:
+    """The folder of real scans that ``MEDIDIFF_REAL_DATA`` names, if any."""
+    folder = os.environ.get("MEDIDIFF_REAL_DATA")
+    return Path(folder) / "data" if folder else None
+
+
+def from_manifest(manifest: Path, split: str, modality: str, crop: int | None) -> list[Case]:
+    """The volumes of one split and DICOM modality that a manifest lists."""
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    chosen = [(row, code) for row in rows if (code := dicom_code(row["modality"])) == modality]
+    return [load(manifest.parent / row["file"], crop, code, row["subject_id"]) for row, code in chosen]
+
+
+def load(path: Path, crop: int | None, modality: str | None = None, subject: str = "") -> Case:
+    """Read one reference image; of a repeated acquisition the mean over the repeats.
+
+    Args:
+        path: a NIfTI file or a DICOM series.
+        crop: largest edge in voxels of the central part to keep; ``None`` keeps everything.
+        modality: DICOM code; ``None`` believes the file.
+        subject: who it shows; the file's name when empty.
+    """
+    volumes = scans.open_scan(path).volumes
+    mean = np.mean([volume.array for volume in volumes], axis=0, dtype=np.float32)
+    code = modality or volumes[0].modality
+    scaling, unit = intensity.normalise(mean, code)
+    name = path.name.removesuffix(".gz").removesuffix(".nii")
+    return Case(name, subject or name, code, volumes[0].spacing, central(unit, crop), scaling)
+
+
+def central(image: Image, edge: int | None) -> Image:
+    """The middle of the body, at most ``edge`` voxels along each axis."""
+    if edge is None:
+        return image
+    body = np.argwhere(image > BODY)
+    middle = (body.min(axis=0) + body.max(axis=0) + 1) // 2
+    starts = [int(np.clip(c - edge // 2, 0, max(n - edge, 0))) for c, n in zip(middle, image.shape, strict=True)]
+    return np.ascontiguousarray(image[tuple(slice(a, a + edge) for a in starts)])
+
+
+def dicom_code(description: str) -> str:
+    """The DICOM modality that a manifest's words mean."""
+    words = description.replace("-", " ").split()
+    if "CT" in words:
+        return "CT"
+    if description.startswith("PET"):
+        return "PT"
+    return "OT" if "fluor" in description or "microscopy" in description else "MR"

@@ -1,0 +1,335 @@
+"""Measures how much better medidiff restores noisy scans than classical denoisers do, on identical input.
+
+    python -m benchmarks.quality                 validation subjects of $MEDIDIFF_REAL_DATA/data/MANIFEST.csv
+    python -m benchmarks.quality --files a.nii.gz b.nii.gz --whole
+    python -m benchmarks.quality --with-bm4d --readme
+
+Every method but "noise estimated" is told the true sigma. Without real scans the shipped samples are used; they are
+easier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import cases, methods, metrics, report
+from benchmarks.cases import Case, Image
+from medidiff import pipelines
+from medidiff.config import ComputeOptions
+from medidiff.pipelines import Pipeline
+
+LEVELS = (3.0, 9.0, 15.0)
+NOISY, NLM_DEFAULT, NLM = "noisy input", "DIPY NLM, its default", "DIPY NLM, best setting"
+BM4D, BASE = "BM4D, Rician mean inverted", "medidiff's classical base"
+KNOWN, BLIND = "medidiff, noise known", "medidiff, noise estimated"
+ORDER = (NOISY, NLM_DEFAULT, NLM, BM4D, BASE, KNOWN, BLIND)
+GAIN_OVER_NLM, LARGEST_BLIND_LOSS = 1.0, 0.3  # dB: the goals
+HIGH = (9.0, 15.0)  # percent at which the gain over NLM is a goal
+LOW = 3.0  # percent at which the input must not be made worse
+
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    threads = report.use_threads(options.threads)
+    crop = None if options.whole else options.crop
+    images = images_for(options, crop)
+    if options.tune_nlm:
+        print(tune_nlm(images[0], threads))
+        return
+    pipeline = pipelines.load(options.pipeline, compute=ComputeOptions(device=options.device, tile=options.tile))
+    wanted = [name for name in ORDER if name != BM4D or options.with_bm4d]
+    if not methods.has("dipy"):
+        wanted = [name for name in wanted if name not in (NLM, NLM_DEFAULT)]
+        print("DIPY is not installed (pip install 'medidiff[baselines]'): no comparison with non-local means.")
+
+    begin, rows = time.perf_counter(), []
+    for case in images:
+        for percent in options.noise:
+            rows.append(measure(case, percent, wanted, pipeline, threads, options.seed))
+            print(line(rows[-1]), flush=True)
+    result = {
+        "environment": report.environment(pipeline, threads),
+        "data": describe(options, crop),
+        "seed": options.seed,
+        "nlm": str(methods.NLM_BEST),
+        "nlm_default": str(methods.NLM_DEFAULT),
+        "seconds": round(time.perf_counter() - begin),
+        "verdicts": [vars(v) for v in verdicts(rows)],
+        "rows": rows,
+    }
+    text = document(result, rows)
+    print("\n" + text)
+    report.write("quality", result, text, options.results)
+    if options.readme:
+        report.update_block(options.readme, "quality", summary(result, rows))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    real = cases.real_data()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        default=real / "MANIFEST.csv" if real else None,
+        help="CSV: file, modality, subject_id, split",
+    )
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--modality", default="MR", help="DICOM code of the manifest's rows to take (default: MR)")
+    parser.add_argument("--files", type=Path, nargs="+", help="judge on these nearly noise-free scans instead")
+    parser.add_argument("--limit", type=int, help="only the first so many volumes")
+    parser.add_argument(
+        "--crop", type=int, default=128, help="largest edge of the central crop in voxels (default: 128)"
+    )
+    parser.add_argument("--whole", action="store_true", help="whole volumes")
+    parser.add_argument("--noise", type=float, nargs="+", default=list(LEVELS), help="percent of the bright level")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pipeline", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tile", type=int)
+    parser.add_argument("--threads", type=int, help="default: all cores that the process may use")
+    parser.add_argument(
+        "--with-bm4d",
+        action="store_true",
+        help="also BM4D (minutes a volume; pip install bm4d, non-commercial licence)",
+    )
+    parser.add_argument(
+        "--tune-nlm", action="store_true", help="compare settings of DIPY's NLM on the first volume, then stop"
+    )
+    parser.add_argument("--results", type=Path, default=report.RESULTS)
+    parser.add_argument(
+        "--readme", type=Path, nargs="?", const=cases.ROOT / "README.md", help="also update the table in the README"
+    )
+    return parser.parse_args(arguments)
+
+
+def images_for(options: argparse.Namespace, crop: int | None) -> list[Case]:
+    """The references: named files, a manifest's rows, or the shipped samples."""
+    if options.files or options.manifest is None:
+        paths = options.files or cases.SAMPLES
+        return [cases.load(path, crop) for path in paths][: options.limit]
+    return cases.from_manifest(options.manifest, options.split, options.modality, crop)[: options.limit]
+
+
+def describe(options: argparse.Namespace, crop: int | None) -> str:
+    """What was judged on, in words."""
+    part = "whole volumes" if crop is None else f"central crops of at most {crop} voxels an axis"
+    if options.files:
+        return f"named files, {part}"
+    if options.manifest is None:
+        return f"the shipped samples (phantom, averaged brain: easier than single scans), {part}"
+    return f"{options.modality} volumes of the {options.split} subjects, {part}"
+
+
+def measure(case: Case, percent: float, wanted: Sequence[str], pipeline: Pipeline, threads: int, seed: int) -> Row:
+    """All methods on one noisy image."""
+    noisy, sigma = case.noisy(percent, seed), case.sigma(percent)
+    row: Row = {
+        "volume": case.name,
+        "subject": case.subject,
+        "shape": list(case.clean.shape),
+        "law": case.law,
+        "noise": percent,
+        "methods": {},
+    }
+    for name, restored, seconds, extra in restorations(case, noisy, sigma, wanted, pipeline, threads):
+        figures = metrics.all_of(restored, case.clean, noisy, sigma, case.law)
+        row["methods"][name] = {**figures, "seconds": round(seconds, 2), **extra}
+    return row
+
+
+def restorations(
+    case: Case, noisy: Image, sigma: float, wanted: Sequence[str], pipeline: Pipeline, threads: int
+) -> Iterator[tuple[str, Image, float, dict[str, float]]]:
+    """(method, its image, its time, what else it tells) in the order of ``wanted``."""
+    simple = {
+        NOISY: lambda: noisy,
+        NLM_DEFAULT: partial(methods.NLM_DEFAULT, noisy, sigma, case.law, threads),
+        NLM: partial(methods.NLM_BEST, noisy, sigma, case.law, threads),
+        BM4D: partial(methods.bm4d, noisy, sigma, case.law),
+        BASE: partial(methods.classical_base, noisy, sigma, case.law),
+    }
+    for name in wanted:
+        begin, extra = time.perf_counter(), {}
+        if name in simple:
+            restored = simple[name]()
+        else:
+            restored, restoration = methods.medidiff(pipeline, noisy, case, sigma if name == KNOWN else None)
+            extra["sigma_ratio"] = restoration.record["noise_sigma"] / (sigma * case.scaling.scale)
+        yield name, restored, time.perf_counter() - begin, extra
+
+
+def tune_nlm(case: Case, threads: int) -> str:
+    """PSNR of settings of DIPY's NLM on the middle 64 voxels of one image."""
+    small = Case(case.name, case.subject, case.modality, case.spacing, cases.central(case.clean, 64), case.scaling)
+    rows = []
+    for setting in methods.NLM_CANDIDATES:
+        begin = time.perf_counter()
+        figures = [
+            metrics.foreground_psnr(setting(small.noisy(p), small.sigma(p), small.law, threads), small.clean)
+            for p in LEVELS
+        ]
+        seconds = (time.perf_counter() - begin) / len(LEVELS)
+        rows.append(
+            [
+                setting,
+                *(report.figure(f) for f in figures),
+                report.figure(float(np.mean(figures))),
+                report.figure(seconds, 1),
+            ]
+        )
+    return report.table([f"DIPY NLM on {case.name}, PSNR in dB", *(f"{p:g} %" for p in LEVELS), "mean", "s"], rows)
+
+
+def value(row: Row, method: str, metric: str = "psnr") -> float:
+    """One figure of a row; NaN when the method was not run."""
+    return float(row["methods"].get(method, {}).get(metric, float("nan")))
+
+
+def gains(rows: Sequence[Row], percent: float, method: str, over: str) -> np.ndarray:
+    """PSNR differences of two methods at a noise level, one a volume."""
+    return np.array([value(row, method) - value(row, over) for row in rows if row["noise"] == percent])
+
+
+def verdicts(rows: Sequence[Row]) -> list[report.Verdict]:
+    """The goals: better than NLM by 1 dB, never worse than the input, blind as good as told; and how far from BM4D."""
+    levels = sorted({row["noise"] for row in rows})
+    found = [over_nlm(rows, level) for level in levels if level in HIGH]
+    if LOW in levels:
+        worst = min(float(gains(rows, LOW, name, NOISY).min()) for name in (KNOWN, BLIND))
+        found.append(
+            report.Verdict(f"no volume below its input at {LOW:g} %", f"smallest gain {worst:+.2f} dB", worst >= 0)
+        )
+    for percent in levels:
+        loss = gains(rows, percent, KNOWN, BLIND)
+        goal = f"noise estimated within {LARGEST_BLIND_LOSS} dB of noise known at {percent:g} %"
+        found.append(
+            report.Verdict(
+                goal,
+                f"loss {loss.mean():.2f} dB in the mean, {loss.max():.2f} dB at worst",
+                bool(loss.mean() <= LARGEST_BLIND_LOSS),
+            )
+        )
+    for percent in levels:
+        difference = gains(rows, percent, BLIND, BM4D)
+        if np.isfinite(difference).all():
+            text = f"{difference.mean():+.2f} dB in the mean, {difference.min():+.2f} dB at worst"
+            found.append(report.Verdict(f"better than BM4D at {percent:g} %", text, bool(difference.mean() > 0)))
+    return found
+
+
+def over_nlm(rows: Sequence[Row], percent: float) -> report.Verdict:
+    """The gain over NLM of medidiff as users run it: noise estimated, while NLM is told the true sigma."""
+    goal = f"at least {GAIN_OVER_NLM} dB over DIPY's NLM at {percent:g} %"
+    gain = gains(rows, percent, BLIND, NLM)
+    if not np.isfinite(gain).all():
+        return report.Verdict(goal, "DIPY is not installed", None)
+    reached = int((gain >= GAIN_OVER_NLM).sum())
+    text = (
+        f"{gain.mean():+.2f} dB in the mean, {gain.min():+.2f} dB at worst, reached on {reached} of {gain.size} volumes"
+    )
+    return report.Verdict(goal, text, bool(gain.mean() >= GAIN_OVER_NLM))
+
+
+def line(row: Row) -> str:
+    """One row for a person who waits."""
+    figures = "  ".join(
+        f"{name.split(',')[0] if name not in (KNOWN, BLIND) else name[10:]} {value(row, name):.2f}"
+        for name in row["methods"]
+    )
+    return f"{row['volume'][:28]:28} {row['noise']:>4g} %  {figures}"
+
+
+def mean_table(rows: Sequence[Row], metric: str, digits: int) -> str:
+    """Methods by noise levels, mean over volumes."""
+    levels, names = sorted({row["noise"] for row in rows}), list(rows[0]["methods"])
+    body = []
+    for name in names:
+        values = [[value(row, name, metric) for row in rows if row["noise"] == level] for level in levels]
+        body.append([name, *(report.figure(mean_of(v), digits, sign=metric == "dark_bias") for v in values)])
+    return report.table(["", *(f"{level:g} %" for level in levels)], body)
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Mean of what could be measured."""
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def volume_table(rows: Sequence[Row]) -> str:
+    """PSNR of every volume and what medidiff gains over NLM and its input."""
+    names = list(rows[0]["methods"])
+    body = [
+        [
+            f"{row['volume']} ({row['noise']:g} %)",
+            *(report.figure(value(row, name)) for name in names),
+            report.figure(value(row, BLIND) - value(row, NLM), sign=True),
+            report.figure(value(row, BLIND) - value(row, NOISY), sign=True),
+            report.figure(value(row, BLIND, "sigma_ratio")),
+        ]
+        for row in sorted(rows, key=lambda row: (row["noise"], row["volume"]))
+    ]
+    return report.table(["volume", *names, "gain over NLM", "gain over input", "estimated / true sigma"], body)
+
+
+def summary(result: dict[str, Any], rows: Sequence[Row]) -> str:
+    """The block for the README: one table and how it came about."""
+    levels = sorted({row["noise"] for row in rows})
+    body = []
+    for name in rows[0]["methods"]:
+        cells = []
+        for level in levels:
+            chosen = [row for row in rows if row["noise"] == level]
+            psnr, ssim = (mean_of([value(row, name, metric) for row in chosen]) for metric in ("psnr", "ssim"))
+            cells.append(f"{report.figure(psnr)} / {report.figure(ssim, 3)}")
+        body.append([name, *cells])
+    volumes, subjects = len({row["volume"] for row in rows}), len({row["subject"] for row in rows})
+    where = result["environment"]
+    law = " and ".join(sorted({row["law"].capitalize() for row in rows}))
+    return f"""{report.table(["PSNR in dB / SSIM", *(f"{level:g} % noise" for level in levels)], body)}
+
+Mean over {volumes} volumes of {subjects} subjects ({result["data"]}); pipeline {where["pipeline"]} {where["version"]}.
+{law} noise in percent of the bright level (99.5th percentile of the foreground); PSNR over the foreground with the
+reference's maximum as peak, SSIM in 3-D. All methods see the same images and are told the true noise, except the last
+row. DIPY's NLM: {result["nlm"]}."""
+
+
+def document(result: dict[str, Any], rows: Sequence[Row]) -> str:
+    """Everything that was found, in Markdown."""
+    parts = [
+        "# Quality",
+        summary(result, rows),
+        "## Goals",
+        "\n".join(str(verdict) for verdict in verdicts(rows)),
+        "## Bias where the image is dark (mean error in sigma where the reference is below 1.5 sigma)",
+        mean_table(rows, "dark_bias", 3),
+        "## Variance of what was removed, over that of the noise (1: all noise and nothing else)",
+        mean_table(rows, "removed", 3),
+        "## PSNR of every volume, dB",
+        volume_table(rows),
+        "The references hold noise of their own (up to 3 %), which counts against every method, most at low noise.",
+        made_with(result),
+    ]
+    return "\n\n".join(parts)
+
+
+def made_with(result: dict[str, Any]) -> str:
+    """What the figures depend on, in one sentence."""
+    where = result["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
+    return (
+        f"Weights {where['weights_sha256'][:12]}, {where['device']}, {where['threads']} threads, "
+        f"seed {result['seed']}, {result['seconds']} s; {packages}."
+    )
+
+
+if __name__ == "__main__":
+    main()
