@@ -1,0 +1,171 @@
+"""The classical base: what it must leave alone, what it takes away, and a slow and plain version of itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import fft
+
+from medidiff.physics.shrinkage import THRESHOLD, block_shape, dct_matrix, shrink
+from medidiff.training.validation import foreground_psnr
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_dct_is_scipys_and_orthonormal(size):
+    matrix = dct_matrix(size)
+    signal = np.random.default_rng(0).standard_normal(size)
+    np.testing.assert_allclose(matrix.numpy() @ signal, fft.dct(signal, norm="ortho"), atol=1e-12)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(size, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("spatial", "block"),
+    [
+        ((64, 64, 64), (4, 4, 4)),
+        ((64, 64, 2), (4, 4, 2)),
+        ((64, 64, 1), (8, 8, 1)),
+        ((1, 64, 5), (1, 8, 5)),
+        ((64, 64), (8, 8)),
+        ((3, 1, 1), (3, 1, 1)),
+        ((1, 1, 1), (1, 1, 1)),
+    ],
+)
+def test_block_fits_the_image(spatial, block):
+    assert block_shape(spatial) == block
+
+
+@pytest.mark.parametrize("shape", [(9, 10, 11), (12, 7, 1), (5, 1, 1), (1, 1, 1), (3, 2, 2)])
+def test_constant_is_itself(shape):
+    image = torch.full(shape, 1234.5)
+    estimate, variance = shrink(image)
+    torch.testing.assert_close(estimate, image, atol=0, rtol=1e-6)
+    # the mean is kept in each block and nothing else, so that share of the noise remains
+    torch.testing.assert_close(variance, torch.full(shape, 1 / np.prod(block_shape(shape))).float())
+
+
+@pytest.mark.parametrize("slope", [0.5, 1.0, 3.0, 10.0])
+def test_ramp_is_itself_away_from_the_border(slope):
+    ramp = slope * torch.arange(40.0)[:, None, None].expand(40, 12, 12)
+    estimate, _ = shrink(ramp)
+    inner, everywhere = (estimate - ramp)[4:-4].abs().max(), (estimate - ramp).abs().max()
+    assert float(inner) < 0.005  # of the noise standard deviation
+    assert float(everywhere) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(48, 48, 48), (96, 96, 1), (200, 200), (48, 48, 2)])
+def test_noise_on_a_constant_falls_to_what_is_promised(shape):
+    estimate, variance = shrink(100 + noise(*shape), len(shape))
+    error = float((estimate - 100).square().mean())
+    promised = float(variance.mean())
+    # one block's estimate keeps the promised part; averaging the overlapping ones helps, least in a stack of two
+    assert 0.4 * promised < error < 1.1 * promised
+    assert promised < 0.08
+
+
+def test_nothing_but_noise_is_wanted_gone():
+    """A signal far above the noise everywhere in the spectrum survives, and the promise says so."""
+    strong = 1000 * noise(24, 24, 24, seed=1)
+    estimate, variance = shrink(strong + noise(24, 24, 24, seed=2))
+    inner = (slice(4, -4),) * 3  # mirrored blocks hold each voxel twice: there the promise falls to a half
+    assert float(variance[inner].min()) > 0.95
+    assert float(variance.min()) > 0.5
+    assert float((estimate - strong).square().mean()) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(("percent", "gain"), [(3, 3.9), (9, 6.6), (15, 8.2)])
+def test_phantom_gains(head, add_noise, percent, gain):
+    noisy = add_noise("gaussian", head, percent / 100)
+    estimate = shrink(torch.from_numpy(noisy) / (percent / 100))[0].numpy() * (percent / 100)
+    found = foreground_psnr(estimate, head) - foreground_psnr(noisy, head)
+    print(f"\n{percent} %: +{found:.2f} dB")
+    assert found == pytest.approx(gain, abs=0.3)
+
+
+def test_batch_is_single_images():
+    batch = noise(3, 13, 9, 10) * torch.tensor([1.0, 3, 10]).reshape(3, 1, 1, 1)
+    together = shrink(batch)
+    for i in range(3):
+        for a, b in zip(together, shrink(batch[i]), strict=True):
+            torch.testing.assert_close(a[i], b)
+
+
+def test_plane_is_the_same_in_two_and_in_three_dimensions():
+    image = 3 * noise(21, 18)
+    for plane, volume in zip(shrink(image, 2), shrink(image[:, :, None], 3), strict=True):
+        torch.testing.assert_close(plane, volume[:, :, 0])
+
+
+def test_symmetries():
+    image = 2 * noise(17, 17, 17) + torch.arange(17.0)
+    estimate, variance = shrink(image)
+    for other, back in [
+        (shrink(-image), lambda e: -e),
+        (shrink(image + 64), lambda e: e - 64),
+        (shrink(image.permute(2, 0, 1)), lambda e: e.permute(1, 2, 0)),
+    ]:
+        torch.testing.assert_close(back(other[0]), estimate, atol=1e-3, rtol=0)
+        assert float(other[1].mean()) == pytest.approx(float(variance.mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (9, 10, 1), (3, 2, 6)])
+def test_same_as_block_by_block(shape):
+    image = (3 * noise(*shape, seed=4) + 2 * torch.arange(float(shape[0]))[:, None, None]).numpy()
+    estimate, variance = shrink(torch.from_numpy(image))
+    expected, promised = plain_shrink(image.astype(np.float64))
+    np.testing.assert_allclose(estimate.numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(variance.numpy(), promised, atol=1e-5)
+
+
+def plain_shrink(image: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two loops over every block, written from the description of the method alone."""
+    block = block_shape(image.shape)
+    # just so far that every block that touches the image fits, and whole blocks
+    before = [n - 1 for n in block]
+    after = [
+        next(a for a in range(n - 1, 2 * n) if (n - 1 + size + a) % n == 0)
+        for size, n in zip(image.shape, block, strict=True)
+    ]
+    padded = np.pad(image, list(zip(before, after, strict=True)), mode="symmetric")
+
+    def corners():
+        for corner in itertools.product(*(range(n - b + 1) for n, b in zip(padded.shape, block, strict=True))):
+            if sum(c % b for c, b in zip(corner, block, strict=True)) % 4 == 0:
+                yield tuple(slice(c, c + b) for c, b in zip(corner, block, strict=True))
+
+    def average(parts):
+        top, bottom = np.zeros_like(padded), np.zeros_like(padded)
+        for where, values, weight in parts:
+            top[where] += weight * values
+            bottom[where] += weight
+        inside = tuple(slice(m, m + n) for m, n in zip(before, image.shape, strict=True))
+        return top / np.maximum(bottom, 1e-12), (top / np.maximum(bottom, 1e-12))[inside]
+
+    def thresholded():
+        for where in corners():
+            spectrum = fft.dctn(padded[where], norm="ortho")
+            gain = (np.abs(spectrum) > THRESHOLD).astype(float)
+            gain.flat[0] = 1
+            yield where, fft.idctn(gain * spectrum, norm="ortho"), 1 / np.square(gain).sum()
+
+    pilot, _ = average(thresholded())
+
+    def wiener():
+        for where in corners():
+            power = np.square(fft.dctn(pilot[where], norm="ortho"))
+            gain = power / (power + 1)
+            gain.flat[0] = 1
+            restored = fft.idctn(gain * fft.dctn(padded[where], norm="ortho"), norm="ortho")
+            yield where, restored, np.full(block, gain.mean()), 1 / np.square(gain).sum()
+
+    parts = list(wiener())
+    _, estimate = average((where, restored, weight) for where, restored, _, weight in parts)
+    _, variance = average((where, kept, weight) for where, _, kept, weight in parts)
+    return estimate, variance

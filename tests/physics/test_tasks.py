@@ -1,0 +1,151 @@
+"""Denoising as a posed problem: the base, the size of its error, and what the network is told."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from medidiff.physics.rician import remove_rician_bias
+from medidiff.physics.shrinkage import shrink
+from medidiff.physics.tasks import PARAMETERS, SMALLEST_SCALE, SMALLEST_SIGMA, VIEWS, Denoise, Problem
+
+LAWS = ("rician", "gaussian")
+
+
+def scalar(value: float) -> Tensor:
+    return torch.full((1, 1, 1, 1), value)
+
+
+def pose(noisy: np.ndarray, sigma: float, law: str) -> Problem:
+    return Denoise.pose(torch.from_numpy(noisy)[None], scalar(sigma), law, torch.ones(1, 3))
+
+
+@pytest.fixture(scope="module")
+def problem(head, add_noise) -> Problem:
+    return pose(add_noise("rician", head, 0.05), 0.05, "rician")
+
+
+def rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("percent", [1, 3, 9, 15])
+def test_scale_is_the_size_of_the_bases_error(head, add_noise, law, percent):
+    posed = pose(add_noise(law, head, percent / 100), percent / 100, law)
+    error = posed.base[0] - torch.from_numpy(head)
+    assert rms(error) == pytest.approx(rms(posed.scale), rel=0.3)
+    assert abs(float((error / posed.scale[0]).mean())) < 0.05  # and the bias of the Rician law is gone
+    # not only on average: where more error is expected there is more, up to the mark
+    order = posed.scale[0].flatten().argsort()
+    for quarter in order[len(order) // 4 :].chunk(3):
+        assert rms(error.flatten()[quarter]) == pytest.approx(rms(posed.scale.flatten()[quarter]), rel=0.4)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("percent", [3, 9, 15])
+def test_base_is_far_better_than_the_scan(head, add_noise, law, percent):
+    noisy = add_noise(law, head, percent / 100)
+    truth = torch.from_numpy(head)
+    gain = 20 * math.log10(rms(torch.from_numpy(noisy) - truth) / rms(pose(noisy, percent / 100, law).base[0] - truth))
+    assert gain > {3: 3.5, 9: 6.0, 15: 7.5}[percent]
+
+
+def test_base_is_the_shrinkage_in_units_of_sigma(head, add_noise):
+    noisy = torch.from_numpy(add_noise("rician", head, 0.05))[None]
+    sigma = 0.05 * torch.linspace(0.5, 2, noisy.shape[1])[None, :, None, None].expand_as(noisy)
+    estimate, variance = shrink(noisy / sigma)
+    gaussian = Denoise.pose(noisy, sigma, "gaussian", torch.ones(1, 3))
+    torch.testing.assert_close(gaussian.base, estimate * sigma)
+    torch.testing.assert_close(gaussian.scale, sigma * (variance * (2 - variance)).sqrt())
+    rician = Denoise.pose(noisy, sigma, "rician", torch.ones(1, 3))
+    torch.testing.assert_close(rician.base, remove_rician_bias(estimate) * sigma)
+    assert torch.equal(rician.scale, gaussian.scale)
+
+
+def test_residual_and_image_are_inverse(problem, head):
+    clean = torch.from_numpy(head)[None]
+    torch.testing.assert_close(problem.image(problem.residual(clean)), clean, atol=1e-6, rtol=0)
+    residual = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(problem.residual(problem.image(residual)), residual, atol=1e-3, rtol=1e-3)
+
+
+def test_zero_residual_is_the_base(problem):
+    assert torch.equal(problem.image(torch.zeros_like(problem.base)), problem.base)
+
+
+def test_views_say_what_their_names_say(problem):
+    views = dict(zip(VIEWS, problem.views().unbind(1), strict=True))
+    measured, base, scale, sigma = (t.numpy() for t in (problem.measured, problem.base, problem.scale, problem.sigma))
+    np.testing.assert_allclose(views["removed"], np.clip((measured - base) / sigma, -8, 8), atol=1e-4)
+    mean = ndimage.uniform_filter(base[0].astype(np.float64), 3, mode="reflect")  # half-sample symmetric
+    np.testing.assert_allclose(views["detail"][0], np.arcsinh((base[0] - mean) / scale[0]), atol=1e-3)
+    np.testing.assert_array_equal(views["base"], base)
+    np.testing.assert_allclose(views["log scale"], np.log10(scale) + 2, atol=1e-5)
+    np.testing.assert_allclose(views["log sigma"], np.log10(sigma) + 2, atol=1e-5)
+    np.testing.assert_array_equal(views["measured"], np.ones_like(base))
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1.0, 20.0])
+def test_views_are_of_order_one_at_any_noise(head, add_noise, factor):
+    sigma = 0.05 * factor
+    views = pose(add_noise("rician", head, sigma), sigma, "rician").views()
+    assert torch.isfinite(views).all()
+    assert float(views.abs().max()) < 12
+
+
+def test_scale_and_sigma_never_vanish(head):
+    posed = pose(head, 0.0, "rician")
+    assert float(posed.sigma.min()) == pytest.approx(SMALLEST_SIGMA)
+    assert float(posed.scale.min()) == pytest.approx(SMALLEST_SCALE)
+    assert rms(posed.base[0] - torch.from_numpy(head)) < 1e-4
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_brighter_scan_brighter_base(head, add_noise, law):
+    noisy = add_noise(law, head, 0.1)
+    plain, double = pose(noisy, 0.1, law), pose(2 * noisy, 0.2, law)
+    torch.testing.assert_close(double.base, 2 * plain.base, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(double.scale, 2 * plain.scale, atol=1e-5, rtol=1e-4)
+
+
+def test_parameters_of_a_batch():
+    noisy = torch.rand(3, 8, 8, 8)
+    sigma = torch.tensor([0.01, 0.1, 0.2]).reshape(3, 1, 1, 1)
+    spacing = torch.tensor([[1.0, 1, 1], [0.5, 0.5, 4], [1, 100, 2]])
+    for law, flag in (("rician", 1.0), ("gaussian", 0.0)):
+        found = Denoise.pose(noisy, sigma, law, spacing).parameters
+        expected = torch.tensor([[0, flag, 0, 0, 0], [1, flag, 0, 0, 3], [math.log10(0.2) + 2, flag, 0, 4, 1]])
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+        assert found.shape[1] == len(PARAMETERS) - 1  # the diffusion angle comes first
+
+
+def test_batch_is_single_images():
+    noisy = torch.rand(2, 9, 10, 7, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.05, 0.3]).reshape(2, 1, 1, 1)
+    together = Denoise.pose(noisy, sigma, "rician", torch.ones(2, 3))
+    for i in range(2):
+        alone = Denoise.pose(noisy[i : i + 1], sigma[i : i + 1], "rician", torch.ones(1, 3))
+        for name in ("base", "scale", "sigma", "parameters"):
+            torch.testing.assert_close(getattr(together, name)[i : i + 1], getattr(alone, name), msg=name)
+        torch.testing.assert_close(together.views()[i : i + 1], alone.views(), atol=1e-4, rtol=1e-4)
+
+
+def test_planes():
+    noisy = torch.rand(2, 24, 17, generator=torch.Generator().manual_seed(0))
+    sigma = torch.full((2, 1, 1), 0.3)
+    plane = Denoise.pose(noisy, sigma, "rician", torch.ones(2, 2))
+    volume = Denoise.pose(noisy[..., None], sigma[..., None], "rician", torch.ones(2, 3))
+    torch.testing.assert_close(plane.base, volume.base[..., 0])
+    torch.testing.assert_close(plane.views(), volume.views()[..., 0], atol=1e-4, rtol=1e-4)
+    assert plane.parameters.shape == (2, len(PARAMETERS) - 2)
+
+
+def test_problem_moves_as_a_whole(problem):
+    moved = problem.to(torch.device("meta"))
+    assert {getattr(moved, name).device.type for name in problem.__dataclass_fields__} == {"meta"}

@@ -1,0 +1,285 @@
+"""Bundles and pipelines: found, verified, loaded, and called with whatever a script holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from safetensors.torch import save_file
+
+import medidiff
+from medidiff import bundles, pipelines
+from medidiff.config import ComputeOptions, RestoreOptions
+from medidiff.diffusion.network import MedUNet
+from medidiff.errors import PipelineError, ScanError, UsageError
+from medidiff.inferer import RestorationInferer
+from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS
+from medidiff.pipelines import DenoisePipeline
+from medidiff.scans.volume import Volume
+
+NETWORK = {
+    "spatial_dims": 3,
+    "in_channels": STATE_CHANNELS + len(VIEWS),
+    "parameters": len(PARAMETERS),
+    "channels": [4],
+    "encoder_blocks": [1],
+    "decoder_blocks": [],
+    "embedding": 8,
+}
+CPU = ComputeOptions(device="cpu")
+
+
+def make_bundle(folder: Path, **changes: Any) -> Path:
+    """A bundle with a network of random weights, those included that training starts from zero."""
+    torch.manual_seed(0)
+    network = MedUNet(**NETWORK)
+    for name, parameter in network.named_parameters():
+        if "film" in name or "head" in name:
+            parameter.data = 0.1 * torch.randn_like(parameter)
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    weights = folder / "models" / "model.safetensors"
+    save_file({key: value.half() for key, value in network.state_dict().items()}, weights)
+    settings = {
+        "tasks": ["denoise"],
+        "modalities": ["MR"],
+        "licence": "CC0-1.0",
+        "network": NETWORK,
+        "halo": 16,
+        "weights": {
+            "file": "models/model.safetensors",
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        },
+        **changes,
+    }
+    metadata = {"version": "1.2.3", "description": "For tests.", "medidiff": settings}
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """The only folder in which bundles are looked for."""
+    folder = tmp_path / "bundles"
+    folder.mkdir()
+    monkeypatch.setattr(bundles, "folders", lambda: iter([folder]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pipeline(bundle) -> pipelines.Pipeline:
+    return pipelines.load(bundle, compute=CPU)
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    rng = np.random.default_rng(0)
+    clean = np.where(np.indices((20, 18, 10)).sum(0) > 20, 300.0, 100.0)
+    noisy = np.hypot(clean + 20 * rng.standard_normal(clean.shape), 20 * rng.standard_normal(clean.shape))
+    return Volume(noisy.astype(np.float32), np.diag([1, 1.5, 2, 1.0]), "MR")
+
+
+def test_loaded_pipeline_tells_who_it_is(pipeline, bundle):
+    digest = hashlib.sha256((bundle / "models" / "model.safetensors").read_bytes()).hexdigest()
+    assert (pipeline.name, pipeline.version, pipeline.summary) == ("tiny", "1.2.3", "For tests.")
+    assert (pipeline.weights_sha256, pipeline.path, pipeline.device) == (digest, bundle, "cpu")
+    assert isinstance(pipeline, DenoisePipeline)
+
+
+def test_restoration_is_that_of_the_weights(pipeline, volume, bundle, tmp_path):
+    restoration = pipeline.restore(volume, RestoreOptions(noise=7))
+    record = restoration.record
+    assert (record["pipeline"], record["version"], record["warnings"]) == ("tiny", "1.2.3", [])
+    assert record["weights_sha256"] == pipeline.weights_sha256
+    again = pipelines.load(bundle, compute=CPU).restore(volume, RestoreOptions(noise=7))
+    np.testing.assert_array_equal(restoration.mean, again.mean)
+    silent = make_bundle(tmp_path / "silent")
+    path = silent / "models" / "model.safetensors"
+    save_file({key: value.half() for key, value in MedUNet(**NETWORK).state_dict().items()}, path)
+    metadata = json.loads((silent / bundles.METADATA).read_text())
+    metadata["medidiff"]["weights"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (silent / bundles.METADATA).write_text(json.dumps(metadata))
+    base = pipelines.load(silent, compute=CPU).restore(volume, RestoreOptions(noise=7)).mean
+    assert float(np.abs(base - restoration.mean).max()) > 1
+
+
+def test_every_form_of_a_scan_gives_the_same(pipeline, volume, tmp_path):
+    image = nib.Nifti1Image(volume.array, volume.affine)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    expected = pipeline(volume, noise=7).mean
+    forms = [tmp_path / "scan.nii.gz", str(tmp_path / "scan.nii.gz"), image, (volume.array, volume.affine)]
+    for form in forms:
+        np.testing.assert_allclose(pipeline(form, noise=7).mean, expected, rtol=1e-6)
+
+
+def test_one_call_denoises(bundle, volume, pipeline):
+    found = medidiff.denoise(volume, pipeline=bundle, compute=CPU, noise=7, strength=0.5)
+    np.testing.assert_array_equal(found.mean, pipeline(volume, noise=7, strength=0.5).mean)
+    assert found.record["strength"] == 0.5
+
+
+def test_plane_is_a_volume_of_one_slice(pipeline, volume):
+    plane = volume.array[:, :, 4]
+    found = pipeline((plane, volume.affine), noise=7).mean
+    assert found.shape == (*plane.shape, 1)
+    np.testing.assert_array_equal(found, pipeline(replace(volume, array=plane[:, :, None]), noise=7).mean)
+
+
+def test_values_that_are_not_finite_are_not_measured(pipeline, volume):
+    array = volume.array.copy()
+    array[:3] = np.nan
+    array[5, 5, 5] = np.inf
+    source = pipelines.to_volume((array, volume.affine))
+    assert source.valid is not None
+    np.testing.assert_array_equal(source.valid, np.isfinite(array))
+    found = pipeline((array, volume.affine), noise=7)
+    assert np.isfinite(found.mean).all()
+    assert not found.mean[~source.valid].any()
+    assert found.mean[source.valid].all()
+
+
+def test_modality_is_guessed_from_values(volume):
+    hounsfield = np.clip(volume.array * 8 - 1000, -1000, 1500)
+    hounsfield[:4] = -1000
+    guessed = pipelines.to_volume((hounsfield, volume.affine))
+    assert (guessed.modality, guessed.units) == ("CT", "HU")
+    assert pipelines.to_volume((volume.array, volume.affine)).modality == "MR"
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        (3, UsageError, "not int"),
+        ((np.zeros((2, 2, 2, 2)), np.eye(4)), ScanError, r"shape \(2, 2, 2, 2\)"),
+        ((np.zeros((0, 2, 2)), np.eye(4)), ScanError, "not one volume"),
+        ((np.full((2, 2, 2), np.nan), np.eye(4)), ScanError, "no finite value"),
+        ("no_such_scan.nii.gz", UsageError, "no_such_scan"),
+    ],
+)
+def test_what_is_no_scan_is_refused(pipeline, source, error, words):
+    with pytest.raises(error, match=words):
+        pipeline(source)
+
+
+def test_file_with_several_volumes_is_refused(pipeline, volume, tmp_path):
+    nib.save(nib.Nifti1Image(np.stack([volume.array] * 3, axis=-1), volume.affine), tmp_path / "four.nii.gz")
+    with pytest.raises(UsageError, match="3 volumes"):
+        pipeline(tmp_path / "four.nii.gz")
+
+
+@pytest.mark.parametrize("options", [{"noise": -1}, {"noise": "low"}, {"strength": 2}, {"stregth": 1}, {"steps": 0}])
+def test_wrong_options_are_named(pipeline, volume, options):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        pipeline(volume, **options)
+
+
+def test_scan_of_another_modality_is_restored_with_a_warning(pipeline, volume):
+    (warning,) = pipeline(replace(volume, modality="CT"), noise=7).record["warnings"]
+    assert warning == "Pipeline tiny was trained on MR scans, not on CT."
+
+
+def test_tile_without_room_for_its_context_is_refused(bundle):
+    with pytest.raises(UsageError, match="--tile 32 is too small: pipeline tiny needs more than 32"):
+        pipelines.load(bundle, compute=ComputeOptions(device="cpu", tile=32))
+    assert pipelines.load(bundle, compute=ComputeOptions(device="cpu", tile=40)).device == "cpu"
+
+
+def test_available_and_find(home):
+    make_bundle(home / "b")
+    make_bundle(home / "a", tasks=["sharpen"])
+    (home / "not_a_bundle").mkdir()
+    assert [info.name for info in pipelines.available()] == ["a", "b"]
+    info = pipelines.find()
+    assert (info.name, info.tasks, info.modalities, info.licence) == ("b", ("denoise",), ("MR",), "CC0-1.0")
+    assert pipelines.load("b", compute=CPU).name == "b"
+    with pytest.raises(PipelineError, match="a does not denoise; it does: sharpen"):
+        pipelines.find("a")
+    with pytest.raises(PipelineError, match="no pipeline 'c'; known are: a, b"):
+        pipelines.find("c")
+
+
+def test_nothing_installed(home):
+    assert pipelines.available() == []
+    with pytest.raises(PipelineError, match="No installed pipeline can denoise"):
+        pipelines.find()
+
+
+def test_environment_names_folders_that_come_first(tmp_path, monkeypatch):
+    make_bundle(tmp_path / "mine" / "mr", licence="mine")
+    monkeypatch.setenv("MEDIDIFF_BUNDLES", str(tmp_path / "mine"))
+    assert pipelines.find("mr").licence == "mine"
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "cut"])
+def test_damaged_weights_are_refused(tmp_path, damage):
+    path = make_bundle(tmp_path / "x") / "models" / "model.safetensors"
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(bytes(content if damage == "changed" else content[:-10]))
+    with pytest.raises(PipelineError, match="Pipeline x"):
+        pipelines.load(tmp_path / "x", compute=CPU)
+
+
+@pytest.mark.parametrize("network", [{**NETWORK, "channels": [6]}, {**NETWORK, "wings": 2}, {"backbone": "none"}])
+def test_weights_that_do_not_fit_are_refused(tmp_path, network):
+    make_bundle(tmp_path / "x", network=network)
+    with pytest.raises(PipelineError, match="does not fit the network"):
+        pipelines.load(tmp_path / "x", compute=CPU)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": "1", "medidiff": {}}'])
+def test_folder_that_is_no_bundle(tmp_path, text):
+    folder = make_bundle(tmp_path / "x")
+    (folder / bundles.METADATA).write_text(text)
+    with pytest.raises(PipelineError, match="metadata"):
+        pipelines.load(folder)
+
+
+def test_device_that_is_not_there(bundle):
+    with pytest.raises(UsageError, match="cuda:9"):
+        pipelines.load(bundle, compute=ComputeOptions(device="cuda:9"))
+
+
+def test_weights_are_half_precision_in_full_precision_arithmetic(bundle):
+    network = bundles.read(bundle).network()
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert all(torch.equal(p, p.half().float()) for p in network.parameters())
+    assert not network.training
+
+
+def test_monai_inferer_restores_each_image_of_a_batch_on_its_own_grid(bundle, volume):
+    flipped = replace(volume, array=volume.array[::-1].copy(), affine=volume.affine @ np.diag([-1, 1, 1, 1.0]))
+    stretched = replace(volume, affine=np.diag([4, 1.5, 2, 1.0]))
+    parts = [volume, flipped, stretched]
+    batch = MetaTensor(torch.from_numpy(np.stack([v.array for v in parts]))[:, None])
+    batch.affine = torch.from_numpy(np.stack([v.affine for v in parts]))
+    inferer = RestorationInferer(bundle, noise=7)
+    out = inferer(batch, bundles.read(bundle).network())
+    pipeline = pipelines.load(bundle, compute=CPU)
+    assert out.shape == batch.shape
+    for found, part in zip(out, parts, strict=True):
+        np.testing.assert_allclose(np.asarray(found[0]), pipeline(part, noise=7).mean, rtol=1e-5)
+    assert float((out[2] - out[0]).abs().max()) > 1e-3  # the third has other voxels, which the network is told
+
+
+def test_monai_inferer_takes_plain_tensors(bundle, volume):
+    image = torch.from_numpy(volume.array)[None, None]
+    out = RestorationInferer(bundle, noise=7)(image, bundles.read(bundle).network())
+    expected = pipelines.load(bundle, compute=CPU)(replace(volume, affine=np.eye(4)), noise=7).mean
+    np.testing.assert_allclose(out[0, 0].numpy(), expected, rtol=1e-5)
