@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format docs docs-serve bench sample-data wheel clean
+.PHONY: help demo test test-slow lint format docs docs-serve bench bench-readme sample-data wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -61,8 +61,14 @@ docs-serve: $(VENV)/.docs  ## show the documentation while it is written
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-bench: $(VENV)/.bench  ## measure quality and time against classical denoisers
-	$(BIN)/python benchmarks/quality.py
+# With BM4D=1 also against BM4D, whose licence is non-commercial: $(BIN)/pip install bm4d first.
+bench: $(VENV)/.bench  ## measure quality, time and independence of tiles (BM4D=1: also BM4D)
+	$(BIN)/python -m benchmarks.quality $(if $(BM4D),--with-bm4d)
+	$(BIN)/python -m benchmarks.speed $(if $(BM4D),--with-bm4d)
+	$(BIN)/python -m benchmarks.independence
+
+bench-readme: $(VENV)/.bench  ## measure quality and put the table into the README
+	$(BIN)/python -m benchmarks.quality --readme $(if $(BM4D),--with-bm4d)
 
 sample-data: $(VENV)/.checks  ## make sample_data/ again; the result is the same bit for bit
 	$(BIN)/python sample_data/make.py

@@ -68,13 +68,10 @@ def main() -> None:
         with mock.patch.multiple(shrinkage, **changes):
             found = [[foreground_psnr(pose(case, p)[0], case.clean) for p in PERCENTAGES] for case in cases]
         rows.append([name, *(figure(v) for v in np.mean(found, axis=0)), figure(time.process_time() - begin, 1)])
-    print(
-        f"Mean foreground PSNR in dB over {', '.join(case.name for case in cases)}; processor seconds for all of them.\n"
-    )
+    names = ", ".join(case.name for case in cases)
+    print(f"Mean foreground PSNR in dB over {names}; processor seconds for all of them.\n")
     print(table(["base", *(f"{p} %" for p in PERCENTAGES), "seconds"], rows))
-    print(
-        f"\nRoot mean square error over expected error, in {GROUPS} groups of voxels from the smallest expected error.\n"
-    )
+    print(f"\nRoot mean square error over expected error, in {GROUPS} groups of voxels by expected error.\n")
     rows = []
     for case, percent in itertools.product(cases, PERCENTAGES):
         base, expected = pose(case, percent)

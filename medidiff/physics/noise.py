@@ -3,14 +3,16 @@
 The finest diagonal wavelet band of the foreground holds almost no anatomy; its median absolute deviation gives the
 standard deviation (Donoho and Johnstone 1994). In magnitude MR images the fluctuation of dim voxels is smaller than
 sigma (0.65 sigma where there is no signal), so each coefficient is compared with the fluctuation its local signal
-should have, iterated to a fixed point (Koay and Basser, J Magn Reson 2006; Coupe et al., Med Image Anal 2010).
+should have, iterated to a fixed point (Koay and Basser, J Magn Reson 2006; Coupe et al., Med Image Anal 2010). Where
+the noise is so low that anatomy rules even this band, which its correlation tells, the quietest blocks decide.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ _WHITE = (
 )
 _LEVEL_WINDOW = 5  # voxels: edge of the window of the local mean
 _ENOUGH = 400_000  # coefficients that give sigma to 0.2 %
+_BLOCK, _FEWEST_BLOCKS, _ENOUGH_BLOCKS = 8, 20, 1000  # voxels an edge; blocks that a percentile needs
 _MIDDLE = 160  # voxels: edge of the part of the scan that correlations are measured on
 _FEWEST = 64  # coefficients that a standard deviation is worth computing from
 
@@ -93,6 +96,11 @@ def estimate(values: NDArray[np.float32], law: Law, *, with_map: bool = True) ->
     thin = max(1, int(inside.sum()) // _ENOUGH)
     sigma = _sigma(band[inside][::thin], None if level is None else level[inside][::thin])
     correlation = _excess_correlation(band, inside)
+    # where anatomy rules the band, only the quietest blocks tell of noise
+    anatomy = float(np.clip((correlation - 0.5 * _WHITE) / _WHITE, 0, 1))
+    if anatomy > 0 and sigma > 0:
+        quiet = _quiet_sigma(np.asarray(np.abs(band) / _fluctuation(level, sigma), dtype=np.float32), inside)
+        sigma = sigma if quiet is None else (1 - anatomy) * sigma + anatomy * min(quiet, sigma)
     sigma_map = None
     wide = sum(n >= 3 * _WINDOW for n in values.shape) >= 2
     if with_map and wide and sigma > 0 and correlation < _WHITE:
@@ -149,14 +157,43 @@ def _sigma(band: NDArray[np.float32], level: NDArray[np.float32] | None) -> floa
     return update
 
 
+def _fluctuation(level: NDArray[np.float32] | None, sigma: float) -> NDArray[np.float32]:
+    """Standard deviation of the measured values in units of sigma, for their local mean; 1 for Gaussian noise."""
+    if level is None:
+        return np.ones((), np.float32)
+    return np.asarray(np.interp(level / sigma, *_fluctuation_table()), dtype=np.float32)
+
+
+def _quiet_sigma(white: NDArray[np.float32], inside: NDArray[np.bool_]) -> float | None:
+    """Sigma where there is least anatomy: the 10th percentile of small blocks that lie inside the foreground.
+
+    ``None`` when there are too few such blocks.
+    """
+    edges = [min(_BLOCK, n) for n in white.shape]
+    blocks = _blocks(white, edges)
+    within = _blocks(inside, edges)
+    chosen = np.flatnonzero(within.mean(axis=1) >= 0.75)
+    if len(chosen) < _FEWEST_BLOCKS:
+        return None
+    chosen = chosen[:: max(1, len(chosen) // _ENOUGH_BLOCKS)]
+    medians = np.nanmedian(np.where(within[chosen], blocks[chosen], np.nan), axis=1)
+    return float(np.percentile(medians, 10)) / _MAD_OF_NORMAL
+
+
+def _blocks(array: NDArray[Any], edges: Sequence[int]) -> NDArray[Any]:
+    """Non-overlapping blocks, shape (blocks, voxels of a block); an incomplete rim is left out."""
+    counts = [n // e for n, e in zip(array.shape, edges, strict=True)]
+    array = array[tuple(slice(0, c * e) for c, e in zip(counts, edges, strict=True))]
+    split = array.reshape([size for pair in zip(counts, edges, strict=True) for size in pair])
+    order = [*range(0, split.ndim, 2), *range(1, split.ndim, 2)]
+    return split.transpose(order).reshape(int(np.prod(counts)), -1)
+
+
 def _sigma_map(
     band: NDArray[np.float32], inside: NDArray[np.bool_], level: NDArray[np.float32] | None, sigma: float
 ) -> NDArray[np.float32] | None:
     """Sigma in overlapping blocks, smoothed to a map; ``None`` when it varies too little to be worth having."""
-    if level is None:
-        white = np.abs(band)
-    else:
-        white = np.abs(band) / np.interp(level / sigma, *_fluctuation_table()).astype(np.float32)
+    white = np.abs(band) / _fluctuation(level, sigma)
     half = [_WINDOW // 2 if n >= _WINDOW else n for n in band.shape]
     counts = [max(1, n // h - 1) if n >= _WINDOW else 1 for n, h in zip(band.shape, half, strict=True)]
     local = np.full(counts, np.nan)

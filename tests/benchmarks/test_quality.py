@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import cases, methods, metrics, quality, report
+from medidiff import pipelines
+from medidiff.physics.intensity import Intensity
+from medidiff.physics.rician import RAYLEIGH_MEAN
+
+
+def row(percent: float, volume: str = "a", **psnr: float) -> quality.Row:
+    names = {
+        "noisy": quality.NOISY,
+        "nlm": quality.NLM,
+        "bm4d": quality.BM4D,
+        "known": quality.KNOWN,
+        "blind": quality.BLIND,
+    }
+    found = {names[short]: {"psnr": value} for short, value in psnr.items()}
+    return {"volume": volume, "subject": volume, "noise": percent, "methods": found}
+
+
+def case_of(clean: cases.Image, scale: float = 1.0) -> cases.Case:
+    return cases.Case("made", "made", "MR", (1.0, 1.0, 1.0), clean, Intensity(0.0, scale))
+
+
+def test_metrics_of_the_input_follow_from_the_noise_alone() -> None:
+    clean = np.zeros((40, 40, 40), np.float32)
+    clean[10:30, 10:30, 10:30] = 1
+    case, sigma = case_of(clean), 0.05
+    noisy = case.noisy(5.0)
+    found = metrics.all_of(noisy, clean, noisy, sigma, "rician")
+    assert found["psnr"] == pytest.approx(-20 * np.log10(sigma), abs=0.3)
+    assert found["dark_bias"] == pytest.approx(RAYLEIGH_MEAN, abs=0.02)  # where there is no signal
+    assert found["removed"] < 0.05
+    with np.errstate(divide="ignore"):
+        perfect = metrics.all_of(clean, clean, noisy, sigma, "rician")
+    assert perfect["ssim"] == pytest.approx(1)
+    assert perfect["dark_bias"] == 0
+    assert perfect["removed"] == pytest.approx(1, abs=0.05)
+
+
+def test_images_thinner_than_the_window_have_no_ssim() -> None:
+    thin = np.ones((32, 32, 5), np.float32)
+    assert np.isnan(metrics.ssim(thin, thin))
+
+
+def test_known_noise_reaches_medidiff_as_it_was_added(tiny_home: Path) -> None:
+    clean = np.pad(np.linspace(0.2, 1, 32 * 32 * 24, dtype=np.float32).reshape(32, 32, 24), 4)
+    case = case_of(clean, scale=700.0)
+    pipeline = pipelines.load(tiny_home)
+    _, restoration = methods.medidiff(pipeline, case.noisy(9.0), case, case.sigma(9.0))
+    assert restoration.record["noise_sigma"] == pytest.approx(0.09 * 700, rel=1e-5)
+
+
+def test_the_crop_is_the_middle_of_the_body() -> None:
+    image = np.zeros((40, 20, 10), np.float32)
+    image[30:36, 4:8, 2:4] = 1
+    cut = cases.central(image, 12)
+    assert cut.shape == (12, 12, 10)
+    assert cut.sum() == image.sum()
+    assert cut[6, 6, 2] == 1
+    assert cases.central(image, None) is image
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("T1w (contrast-enhanced)", "MR"),
+        ("CT angiography", "CT"),
+        ("micro-CT", "CT"),
+        ("PET", "PT"),
+        ("fluorescence microscopy", "OT"),
+    ],
+)
+def test_modalities_in_words(words: str, code: str) -> None:
+    assert cases.dicom_code(words) == code
+
+
+def test_goals_are_judged_on_what_users_get() -> None:
+    rows = [
+        row(3, noisy=30, nlm=33, known=34, blind=33.9),
+        row(9, noisy=21, nlm=28, known=29.4, blind=29.2),
+        row(9, "b", noisy=21, nlm=28, known=29.2, blind=28.9),
+        row(15, noisy=17, nlm=26, known=27.5, blind=26.9),
+    ]
+    met = {verdict.goal: verdict.met for verdict in quality.verdicts(rows)}
+    assert met["at least 1.0 dB over DIPY NLM, best setting, at 9 %"] is True  # 1.05 in the mean
+    assert met["at least 1.0 dB over DIPY NLM, best setting, at 15 %"] is False  # 0.9: the known noise does not count
+    assert met["no volume below its input at 3 %"] is True
+    assert met["noise estimated within 0.3 dB of noise known at 15 %"] is False
+    assert not any("BM4D" in goal for goal in met)
+
+
+def test_a_volume_below_its_input_fails_the_goal() -> None:
+    rows = [row(3, noisy=30, known=34, blind=34), row(3, "b", noisy=36, known=36.5, blind=35.9)]
+    found = {verdict.goal: verdict for verdict in quality.verdicts(rows)}
+    assert found["no volume below its input at 3 %"].met is False
+    assert "-0.10 dB" in found["no volume below its input at 3 %"].found
+
+
+def test_without_nlm_its_goal_is_not_judged() -> None:
+    verdict = quality.over_nlm([row(9, noisy=21, known=29, blind=29)], 9, quality.NLM)
+    assert verdict.met is None
+    assert "not judged" in str(verdict)
+
+
+def test_difference_to_bm4d_is_told_when_it_ran() -> None:
+    found = quality.verdicts([row(9, noisy=21, nlm=28, bm4d=29, known=29.6, blind=29.5)])
+    assert str(found[-1]).startswith("- **met**: better than BM4D at 9 %. Found: +0.50 dB")
+
+
+def test_the_readme_block_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(
+        "before\n<!-- bench:quality -->\nold\n<!-- /bench -->\nafter\n<!-- bench:speed -->\n<!-- /bench -->\n"
+    )
+    report.update_block(page, "quality", "new")
+    text = "before\n<!-- bench:quality -->\n\nnew\n\n<!-- /bench -->\nafter\n<!-- bench:speed -->\n<!-- /bench -->\n"
+    assert page.read_text() == text
+    with pytest.raises(SystemExit, match="no block"):
+        report.update_block(page, "absent", "new")
+
+
+def test_a_run_on_a_sample_writes_tables_and_results(tiny_home: Path, tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("<!-- bench:quality -->\n<!-- /bench -->\n")
+    quality.main(["--crop", "24", "--limit", "1", "--noise", "9", "--results", str(tmp_path), "--readme", str(page)])
+    result = json.loads((tmp_path / "quality.json").read_text())
+    assert result["environment"]["pipeline"] == "tiny"
+    (found,) = result["rows"]
+    assert found["volume"] == "phantom_t1w_truth"
+    assert found["shape"] == [24, 24, 24]
+    psnr = {name: figures["psnr"] for name, figures in found["methods"].items()}
+    assert psnr[quality.BASE] > psnr[quality.NOISY] + 3
+    assert set(psnr) >= {quality.NOISY, quality.BASE, quality.KNOWN, quality.BLIND}
+    assert f"| {quality.BASE} |" in page.read_text()
+    assert "the shipped samples" in (tmp_path / "quality.md").read_text()
