@@ -133,6 +133,11 @@ def read(path: Path) -> Bundle:
     return bundle
 
 
+def load_network(bundle: str | Path) -> Backbone:
+    """The network of the bundle in a folder, for configurations that name it as a component."""
+    return read(Path(bundle)).network()
+
+
 def locate(name_or_path: str | Path) -> Bundle:
     """Find a bundle by its folder or by its name.
 

@@ -152,14 +152,14 @@ standard deviation is calibrated yet.
 
 
 def _inference() -> dict[str, Any]:
-    """A configuration for ``python -m monai.bundle run``: reads ``image``, writes ``output``."""
+    """A configuration for ``python -m monai.bundle run``: reads ``image``, writes into ``output_dir``."""
     return {
-        "imports": ["$import torch", "$import medidiff.bundles"],
+        "imports": ["$import torch"],
         "bundle_root": ".",
         "image": "image.nii.gz",
-        "output": "image_denoised.nii.gz",
+        "output_dir": "output",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": "$medidiff.bundles.read(__import__('pathlib').Path(@bundle_root)).network()",
+        "network_def": {"_target_": "medidiff.bundles.load_network", "bundle": "@bundle_root"},
         "network": "$@network_def.to(@device)",
         "inferer": {"_target_": "medidiff.bundles.RestorationInferer", "bundle": "@bundle_root"},
         "preprocessing": {
@@ -171,13 +171,14 @@ def _inference() -> dict[str, Any]:
         },
         "postprocessing": {
             "_target_": "SaveImage",
-            "output_dir": "$str(__import__('pathlib').Path(@output).resolve().parent)",
+            "output_dir": "@output_dir",
+            "output_postfix": "denoised",
             "separate_folder": False,
             "print_log": False,
         },
         "data": "$@preprocessing({'image': @image})",
         "restored": "$@inferer(@data['image'][None], @network)[0]",
-        "run": ["$@postprocessing(@restored, filename=@output.removesuffix('.gz').removesuffix('.nii'))"],
+        "run": ["$@postprocessing(@restored)"],
     }
 
 
