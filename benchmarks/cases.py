@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +66,13 @@ def real_data() -> Path | None:
     return Path(folder) / "data" if folder else None
 
 
-def from_manifest(manifest: Path, split: str, modality: str, crop: int | None) -> list[Case]:
-    """The volumes of one split and DICOM modality that a manifest lists."""
+def from_manifest(manifest: Path, split: str, modality: str, crop: int | None) -> Iterator[Case]:
+    """The volumes of one split and DICOM modality that a manifest lists, read one by one."""
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     chosen = [(row, code) for row in rows if (code := dicom_code(row["modality"])) == modality]
-    return [load(manifest.parent / row["file"], crop, code, row["subject_id"]) for row, code in chosen]
+    for row, code in chosen:
+        yield load(manifest.parent / row["file"], crop, code, row["subject_id"])
 
 
 def load(path: Path, crop: int | None, modality: str | None = None, subject: str = "") -> Case:

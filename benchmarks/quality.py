@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     crop = None if options.whole else options.crop
     images = images_for(options, crop)
     if options.tune_nlm:
-        print(tune_nlm(images[0], threads))
+        print(tune_nlm(next(images), threads))
         return
     pipeline = pipelines.load(options.pipeline, compute=ComputeOptions(device=options.device, tile=options.tile))
     wanted = [name for name in ORDER if name != BM4D or options.with_bm4d]
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for percent in options.noise:
             rows.append(measure(case, percent, wanted, pipeline, threads, options.seed))
             print(line(rows[-1]), flush=True)
+    if not rows:
+        raise SystemExit(f"There is nothing to judge on: {describe(options, crop)}.")
     result = {
         "environment": report.environment(pipeline, threads),
         "data": describe(options, crop),
@@ -111,12 +114,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def images_for(options: argparse.Namespace, crop: int | None) -> list[Case]:
+def images_for(options: argparse.Namespace, crop: int | None) -> Iterator[Case]:
     """The references: named files, a manifest's rows, or the shipped samples."""
     if options.files or options.manifest is None:
         paths = options.files or cases.SAMPLES
-        return [cases.load(path, crop) for path in paths][: options.limit]
-    return cases.from_manifest(options.manifest, options.split, options.modality, crop)[: options.limit]
+        found = (cases.load(path, crop) for path in paths)
+    else:
+        found = cases.from_manifest(options.manifest, options.split, options.modality, crop)
+    return islice(found, options.limit)
 
 
 def describe(options: argparse.Namespace, crop: int | None) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["tests.fake_run"]
+
 ROOT = Path(__file__).parents[1]
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no test opens a window

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medidiff.physics.extend import extend
 
-LARGEST = 192  # voxels an edge: the window costs about 1 GB, and less time than smaller or larger ones
+WHOLE, LARGE = 224**3, 192  # voxels that need no tiles (3 GB at most), and the edge of a tile beyond
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -66,8 +66,8 @@ class Tiling:
 
 
 def automatic(spatial: Sequence[int]) -> int | None:
-    """The tile that costs least: none for scans of no more voxels than one large window, else that window."""
-    return None if math.prod(spatial) <= LARGEST**3 else LARGEST
+    """The tile that costs least: none for scans up to ``WHOLE`` voxels, else ``LARGE``."""
+    return None if math.prod(spatial) <= WHOLE else LARGE
 
 
 def plan(spatial: Sequence[int], tile: int | None, halo: int, stride: int) -> Tiling:
@@ -89,7 +89,8 @@ def plan(spatial: Sequence[int], tile: int | None, halo: int, stride: int) -> Ti
     core = tile // stride * stride - 2 * halo
     if core < stride and any(n > tile for n in padded):
         raise ValueError(f"a tile of {tile} voxels leaves nothing between halos of {halo}")
-    cores = tuple(n if n <= tile else _even(n, core, stride) for n in padded)
+    two = 2 * (tile // stride * stride - halo)  # two tiles need a halo on one side only
+    cores = tuple(n if n <= tile else _even(n, n // 2 if n <= two else core, stride) for n in padded)
     return Tiling(tuple(spatial), padded, cores, halo, stride)
 
 

@@ -31,23 +31,5 @@ class Reporter(Protocol):
         """One sentence that the user must know; may come again for each case."""
 
 
-class Silent:
+class Silent(Reporter):
     """A reporter that says nothing."""
-
-    def planned(self, plan: Plan) -> None:
-        """Say nothing."""
-
-    def started(self, case: PlannedCase) -> None:
-        """Say nothing."""
-
-    def progress(self, case: PlannedCase, fraction: float) -> None:
-        """Say nothing."""
-
-    def finished(self, case: PlannedCase, result: CaseResult, error: BaseException | None) -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-    def warning(self, text: str) -> None:
-        """Say nothing."""

@@ -141,7 +141,7 @@ has the curve, `configs/metadata.json` the recipe and the SHA-256 of the data pa
 crops of the validation volumes, whose subjects are in no training volume; Rician noise of known strength; one pass.
 The references are real scans with noise of their own, which caps all figures.
 
-| noise | noisy | non-local means (DIPY) | classical base | network |
+| noise | noisy | non-local means (DIPY's default) | classical base | network |
 |---|---|---|---|---|
 {table}
 

@@ -46,7 +46,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_home(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The environment of a user whose only named pipeline is the small one, and who has no real scans."""
+    """The environment of a user who has the small pipeline, named tiny, and no real scans."""
     monkeypatch.setenv("MEDIDIFF_BUNDLES", str(tiny_bundle.parent))
     monkeypatch.delenv("MEDIDIFF_REAL_DATA", raising=False)
     return tiny_bundle

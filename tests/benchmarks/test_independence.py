@@ -53,7 +53,20 @@ def test_too_small_a_halo_is_found_out(tiny_home: Path) -> None:
 def test_a_run_judges_all_goals(tiny_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(independence, "TILE_SHAPE", (64, 24, 24))
     monkeypatch.setattr(independence, "HALO_SHAPE", (72, 24, 24))
-    arguments = ["--noise", "9", "--images", "constant", "--tiles", "56", "--halos", "16", "--results", str(tmp_path)]
+    arguments = [
+        "--pipeline",
+        "tiny",
+        "--noise",
+        "9",
+        "--images",
+        "constant",
+        "--tiles",
+        "56",
+        "--halos",
+        "16",
+        "--results",
+        str(tmp_path),
+    ]
     independence.main(arguments)
     result = json.loads((tmp_path / "independence.json").read_text())
     assert result["verdicts"][0]["met"] is True  # only rounding from batch, order, threads

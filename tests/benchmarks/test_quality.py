@@ -129,7 +129,22 @@ def test_the_readme_block_is_replaced_and_nothing_else(tmp_path: Path) -> None:
 def test_a_run_on_a_sample_writes_tables_and_results(tiny_home: Path, tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("<!-- bench:quality -->\n<!-- /bench -->\n")
-    quality.main(["--crop", "24", "--limit", "1", "--noise", "9", "--results", str(tmp_path), "--readme", str(page)])
+    quality.main(
+        [
+            "--pipeline",
+            "tiny",
+            "--crop",
+            "24",
+            "--limit",
+            "1",
+            "--noise",
+            "9",
+            "--results",
+            str(tmp_path),
+            "--readme",
+            str(page),
+        ]
+    )
     result = json.loads((tmp_path / "quality.json").read_text())
     assert result["environment"]["pipeline"] == "tiny"
     (found,) = result["rows"]

@@ -35,7 +35,7 @@ def test_what_was_not_run_is_not_judged() -> None:
 
 
 def test_a_run_tells_time_stages_and_memory(tiny_home: Path, tmp_path: Path) -> None:
-    speed.main(["--crop", "24", "--without-nlm", "--threads", "1", "--results", str(tmp_path)])
+    speed.main(["--pipeline", "tiny", "--crop", "24", "--without-nlm", "--threads", "1", "--results", str(tmp_path)])
     result = json.loads((tmp_path / "speed.json").read_text())
     (found,) = result["methods"]
     assert result["data"] == "phantom"

@@ -121,8 +121,10 @@ def test_tile_without_a_core_is_refused():
 
 
 def test_tiles_are_even():
-    tiling = tiles.plan((100,), 64, 8, 4)
-    assert [t.core[0] for t in tiling] == [slice(0, 36), slice(36, 72), slice(72, 100)]
+    tiling = tiles.plan((120,), 64, 8, 4)
+    assert [t.core[0] for t in tiling] == [slice(0, 40), slice(40, 80), slice(80, 120)]
+    tiling = tiles.plan((112,), 64, 8, 4)  # two tiles have one halo each
+    assert [t.window[0] for t in tiling] == [slice(0, 64), slice(48, 112)]
     tiling = tiles.plan((96,), 64, 8, 4)
     assert [t.window[0] for t in tiling] == [slice(0, 56), slice(40, 96)]
 

@@ -494,7 +494,15 @@ def test_signals_end_the_run_in_good_order(scan: Write, tmp_path: Path, number: 
     out = tmp_path / "out"
     command = [sys.executable, str(FAKE), "denoise", str(tmp_path / "in"), "-o", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FAKE_SECONDS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a job in the background inherits that SIGINT is ignored, and keeps ignoring it, as it should
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     wait_for(lambda: (out / "a_denoised.json").exists())
     time.sleep(0.2)
     process.send_signal(number)

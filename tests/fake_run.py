@@ -1,3 +1,5 @@
+"""Fixtures for runs with a pipeline that costs nothing; the tests of runs/ and cli/ share them."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -16,7 +18,7 @@ from medidiff.config import RunConfig
 from medidiff.runs import RunResult, run
 from medidiff.runs.reporter import Silent
 
-FAKE = Path(__file__).parents[1] / "fake_pipelines.py"
+FAKE = Path(__file__).with_name("fake_pipelines.py")
 
 
 @pytest.fixture
