@@ -26,6 +26,7 @@ from medidiff.scans.volume import Volume
 
 Progress = Callable[[int, int], None]
 Image = NDArray[np.float32]
+_CREDIBLE = 1.5  # times the strongest noise of training: an estimate beyond is more likely texture
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,11 @@ def _noise(
     percent = 100 * level.sigma / scaling.bright
     if engine.noise_range is None or percent <= engine.noise_range[1]:
         return level, []
-    most = engine.noise_range[1]
-    warning = f"Noise of {percent:.3g} percent is more than the {most:g} percent this pipeline was trained for"
-    if options.noise != "auto":
+    warning = f"Noise of {percent:.3g} percent is more than this pipeline was trained for ({engine.noise_range[1]:g})"
+    most = _CREDIBLE * engine.noise_range[1]
+    if options.noise != "auto" or percent <= most:
         return level, [f"{warning}."]
-    return noise.limited(level, most / 100 * scaling.bright), [f"{warning}; only that much is removed."]
+    return noise.limited(level, most / 100 * scaling.bright), [f"{warning}; only {most:g} percent is removed."]
 
 
 def _draw(denoise: sampler.Denoiser, mean: Tensor, options: RestoreOptions, index: int) -> Tensor:

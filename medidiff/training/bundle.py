@@ -128,8 +128,8 @@ def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
 
 **Range.** {", ".join(metadata["medidiff"]["modalities"])}; simulated noise of {low:g} to {high:g} % of the bright
 level (Rician and Gaussian, white, some of it varying over the scan or correlated); voxels of {near:.3g} to {far:.3g}
-mm. More noise than that is removed only in part, with a warning. Other modalities are restored with a warning; then
-mostly the classical base speaks.
+mm. More noise gives a warning, and is removed in full up to 1.5 times that. Other modalities are restored with a
+warning; then mostly the classical base speaks.
 
 **Training.** {trained["iterations"]} iterations in {trained["seconds"]} s on {trained["device"]}; `training_log.csv`
 has the curve, `configs/metadata.json` the recipe and the SHA-256 of the data pack. {len(trained["volumes"])} volumes of
