@@ -8,7 +8,7 @@ the noise hides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -67,10 +67,6 @@ class Problem:
     def residual(self, image: Tensor) -> Tensor:
         """``r = (x - b) / s``; the inverse of ``image``."""
         return (image - self.base) / self.scale
-
-    def to(self, device: torch.device) -> Problem:
-        """The same problem on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
 
 
 def _local_mean(image: Tensor) -> Tensor:

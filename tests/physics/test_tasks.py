@@ -144,8 +144,3 @@ def test_planes():
     torch.testing.assert_close(plane.base, volume.base[..., 0])
     torch.testing.assert_close(plane.views(), volume.views()[..., 0], atol=1e-4, rtol=1e-4)
     assert plane.parameters.shape == (2, len(PARAMETERS) - 2)
-
-
-def test_problem_moves_as_a_whole(problem):
-    moved = problem.to(torch.device("meta"))
-    assert {getattr(moved, name).device.type for name in problem.__dataclass_fields__} == {"meta"}
