@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medidiff import scans
 from medidiff.physics import intensity
 from medidiff.physics.rician import Law
+from medidiff.training.build_pack import dicom_code
 from medidiff.training.validation import noisy_version
 
 Image = NDArray[np.float32]
@@ -100,13 +101,3 @@ def central(image: Image, edge: int | None) -> Image:
     middle = (body.min(axis=0) + body.max(axis=0) + 1) // 2
     starts = [int(np.clip(c - edge // 2, 0, max(n - edge, 0))) for c, n in zip(middle, image.shape, strict=True)]
     return np.ascontiguousarray(image[tuple(slice(a, a + edge) for a in starts)])
-
-
-def dicom_code(description: str) -> str:
-    """The DICOM modality that a manifest's words mean."""
-    words = description.replace("-", " ").split()
-    if "CT" in words:
-        return "CT"
-    if description.startswith("PET"):
-        return "PT"
-    return "OT" if "fluor" in description or "microscopy" in description else "MR"

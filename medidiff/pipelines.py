@@ -79,6 +79,7 @@ def _choose(name_or_path: str | Path, task: str) -> bundles.Bundle:
         if task not in bundle.settings["tasks"]:
             raise PipelineError(
                 f"Pipeline {bundle.name} does not {task}; it does: {', '.join(bundle.settings['tasks'])}."
+                " `medidiff list` shows what each can do."
             )
         return bundle
     for bundle in bundles.every():

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medidiff.physics import intensity
+from medidiff.physics import intensity, noise
 from medidiff.physics.rician import Law, rician_mean, rician_variance
 
 _FEWEST = 512
-_MIDDLE = 160  # voxels: edge of the part of the scan that is looked at; it costs a second at most
 
 
 def check(
@@ -33,9 +32,9 @@ def check(
         ``removed_edge_correlation``: correlation of abs(q) with the gradient of x; 0 when no edge was touched.
         Empty when the foreground is too small to tell.
     """
-    middle = tuple(slice((n - min(n, _MIDDLE)) // 2, (n + min(n, _MIDDLE)) // 2) for n in mean.shape)
-    measured, mean = measured[middle], mean[middle]
-    sigma = sigma[middle] if sigma.ndim else sigma
+    part = noise.middle(mean.shape)
+    measured, mean = measured[part], mean[part]
+    sigma = sigma[part] if sigma.ndim else sigma
     inside = intensity.foreground(ndimage.uniform_filter(mean, [3 if n > 1 else 1 for n in mean.shape]))
     if int(inside.sum()) < _FEWEST:
         return {}
@@ -48,21 +47,13 @@ def check(
     q = removed[inside].astype(np.float64)
     centred = np.where(inside, removed - q.mean(), 0.0).astype(np.float32)
     gradient = ndimage.gaussian_gradient_magnitude(mean, [1.0 if n > 1 else 1e-3 for n in mean.shape])[inside]
-    lags = [_lag1(centred, inside, axis) for axis in range(mean.ndim)]
+    lags = [noise.lag1(centred, inside, axis) or 0.0 for axis in range(mean.ndim)]
     return {
         "removed_variance_ratio": round(float(q.var()), 4),
         "removed_mean": round(float(q.mean()), 4),
         "removed_lag1": round(float(max(lags, key=abs)), 4),
         "removed_edge_correlation": round(_correlation(np.abs(q), gradient), 4),
     }
-
-
-def _lag1(centred: NDArray[np.float32], inside: NDArray[np.bool_], axis: int) -> float:
-    """Correlation of neighbours along an axis of an array that is zero outside ``inside`` and has mean zero in it."""
-    low, high = ((*(slice(None),) * axis, part) for part in (slice(None, -1), slice(1, None)))
-    pairs = int((inside[low] & inside[high]).sum())
-    power = float(np.vdot(centred, centred)) / int(inside.sum())
-    return float(np.vdot(centred[low], centred[high])) / pairs / power if pairs and power else 0.0
 
 
 def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:

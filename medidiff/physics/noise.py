@@ -147,10 +147,8 @@ def _sigma(band: NDArray[np.float32], level: NDArray[np.float32] | None) -> floa
     sigma = _mad(band)
     if level is None or sigma == 0:
         return sigma
-    means, deviations = _fluctuation_table()
     for _ in range(50):
-        shrunk = np.interp(level / sigma, means, deviations)
-        update = _mad(band / shrunk)
+        update = _mad(band / _fluctuation(level, sigma))
         if abs(update - sigma) < 1e-4 * sigma:
             break
         sigma = update
@@ -229,16 +227,36 @@ def _fill_nearest(local: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArr
 def _excess_correlation(band: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
     """Largest lag-1 correlation of the band along an axis, less what the filter itself gives to white noise."""
     white = float(np.correlate(_DB2_HIGH, _DB2_HIGH, "full")[len(_DB2_HIGH)])
-    middle = tuple(slice((n - min(n, _MIDDLE)) // 2, (n + min(n, _MIDDLE)) // 2) for n in band.shape)
-    bound = 6 * _mad(band[middle][inside[middle]]) if inside[middle].any() else 0.0
-    limited = np.where(inside[middle], np.clip(band[middle], -bound, bound), np.float32(0))
-    power = float(np.vdot(limited, limited)) / max(int(inside[middle].sum()), 1)
-    excess = [0.0]
-    for axis, n in enumerate(limited.shape):
-        if n < 2 * len(_DB2_HIGH) or power == 0:
-            continue
-        low, high = ((*(slice(None),) * axis, part) for part in (slice(None, -1), slice(1, None)))
-        pairs = int((inside[middle][low] & inside[middle][high]).sum())
-        if pairs >= _FEWEST:
-            excess.append(float(np.vdot(limited[low], limited[high])) / pairs / power - white)
-    return max(excess)
+    part = middle(band.shape)
+    band, inside = band[part], inside[part]
+    bound = 6 * _mad(band[inside]) if inside.any() else 0.0
+    limited = np.where(inside, np.clip(band, -bound, bound), np.float32(0))
+    axes = [axis for axis, n in enumerate(band.shape) if n >= 2 * len(_DB2_HIGH)]
+    found = [lag1(limited, inside, axis, _FEWEST) for axis in axes]
+    return max([0.0, *(value - white for value in found if value is not None)])
+
+
+def middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The middle of a scan, large enough to measure correlations on; it costs a second at most."""
+    edges = [min(n, _MIDDLE) for n in shape]
+    return tuple(slice((n - edge) // 2, (n + edge) // 2) for n, edge in zip(shape, edges, strict=True))
+
+
+def lag1(centred: NDArray[np.float32], inside: NDArray[np.bool_], axis: int, fewest: int = 1) -> float | None:
+    """Correlation of neighbours along an axis, both inside.
+
+    Args:
+        centred: values of mean zero inside and zero outside.
+        inside: which voxels count.
+        axis: along which.
+        fewest: pairs that it takes.
+
+    Returns:
+        The correlation; ``None`` where there are too few pairs to tell, or no variation.
+    """
+    low, high = ((*(slice(None),) * axis, side) for side in (slice(None, -1), slice(1, None)))
+    pairs = int((inside[low] & inside[high]).sum())
+    power = float(np.vdot(centred, centred)) / max(int(inside.sum()), 1)
+    if pairs < fewest or power == 0:
+        return None
+    return float(np.vdot(centred[low], centred[high])) / pairs / power

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from medidiff import bundles, pipelines
-from medidiff.bundles import Bundle
+from medidiff import pipelines
 from medidiff.config import RunConfig
-from medidiff.errors import NoScanFound, PipelineError, ScanError, UsageError
+from medidiff.errors import NoScanFound, ScanError, UsageError
+from medidiff.pipelines import PipelineInfo
 from medidiff.runs import paths, sidecar
 from medidiff.runs.record import is_run_record
 from medidiff.scans import discover, outputs
@@ -57,7 +57,7 @@ class Plan:
     cases: tuple[PlannedCase, ...]
     skipped: tuple[Skipped, ...]
     folder: Path
-    pipeline: Bundle
+    pipeline: PipelineInfo
     run_file: Path | None
 
     def count(self, state: State) -> int:
@@ -85,7 +85,7 @@ def make_plan(config: RunConfig) -> Plan:
     names = [outputs.output_names(ref, config.output, config.task) for ref in found]
     targets = [path for each in names for path in (each.restored, each.sidecar, each.uncertainty)]
     paths.refuse_overwriting((file for ref in found for file in ref.files), targets)
-    pipeline = choose(config.pipeline, config.task)
+    pipeline = pipelines.find(config.pipeline, task=config.task)
     cases = tuple(
         judge(PlannedCase(ref, each), config, pipeline, single) for ref, each in zip(found, names, strict=True)
     )
@@ -136,24 +136,7 @@ def nothing_found(inputs: Sequence[Path], skipped: Sequence[Skipped]) -> str:
     return f"No scan was found in {where}{more}; give NIfTI files (.nii, .nii.gz), DICOM folders, or folders of them."
 
 
-def choose(name: str, task: str) -> Bundle:
-    """The pipeline that a run will use, from its description alone.
-
-    Raises:
-        PipelineError: there is no such pipeline, or it does another task.
-    """
-    if name == pipelines.DEFAULT:
-        able = [bundle for bundle in bundles.every() if task in bundle.settings["tasks"]]
-        if not able:
-            raise PipelineError(f"No installed pipeline can {task}; set MEDIDIFF_BUNDLES to a folder of bundles.")
-        return able[0]
-    bundle = bundles.locate(name)
-    if task not in bundle.settings["tasks"]:
-        raise PipelineError(f"Pipeline {bundle.name} cannot {task}; `medidiff list` shows what each can do.")
-    return bundle
-
-
-def judge(case: PlannedCase, config: RunConfig, pipeline: Bundle, single: bool) -> PlannedCase:
+def judge(case: PlannedCase, config: RunConfig, pipeline: PipelineInfo, single: bool) -> PlannedCase:
     """Set the state of a case by what lies in the output folder."""
     if config.existing == "overwrite":
         return case

@@ -34,7 +34,7 @@ def build(manifest: Path, modalities: tuple[str, ...] = ("MR",)) -> Pack:
         rows = list(csv.DictReader(file))
     for row in rows:
         judged = row["split"] == "validation"
-        modality = _dicom_code(row["modality"])
+        modality = dicom_code(row["modality"])
         if modality not in modalities or not (judged or row["weights_ok"] == "yes"):
             continue
         for volume in _volumes(manifest.parent / row["file"], modality):
@@ -48,7 +48,8 @@ def build(manifest: Path, modalities: tuple[str, ...] = ("MR",)) -> Pack:
     return Pack(tuple(entries), tuple(arrays))
 
 
-def _dicom_code(description: str) -> str:
+def dicom_code(description: str) -> str:
+    """The DICOM modality that a manifest's words mean."""
     if "CT" in description.split() or description.startswith(("CT", "micro-CT")):
         return "CT"
     if description.startswith("PET"):
