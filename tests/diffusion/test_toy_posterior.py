@@ -12,6 +12,7 @@ import copy
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Toy:
 
     @classmethod
     def draw(cls, count: int, generator: torch.Generator) -> Toy:
-        root = torch.linalg.cholesky(prior()).float()
+        root = torch.from_numpy(np.linalg.cholesky(prior().numpy())).float()
         clean = (torch.randn(count, EDGE**2, generator=generator) @ root.T).reshape(count, EDGE, EDGE)
         level = 0.3 ** torch.rand(count, 1, 1, generator=generator)  # 0.3 to 1 times the signal
         sigma = level * torch.exp(0.5 * smooth_field(clean.shape, generator, clean.device))
@@ -76,7 +77,8 @@ class Posterior:
     def of(cls, problem: Problem) -> Posterior:
         covariance = prior()
         noise = torch.diag_embed(problem.sigma.double().flatten(1).square())
-        gain = torch.linalg.solve(covariance + noise, covariance.expand_as(noise)).mT
+        # not torch.linalg: its MKL factorises wrongly, or never ends, once torch.set_num_threads has raised the number
+        gain = torch.from_numpy(np.linalg.solve((covariance + noise).numpy(), covariance.expand_as(noise).numpy())).mT
         posterior = covariance - gain @ covariance
         mean = (gain @ problem.measured.double().flatten(1)[:, :, None]).reshape(problem.measured.shape)
         weight = torch.zeros(1, EDGE, EDGE, dtype=torch.float64)
