@@ -14,13 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import NoScanFound, UsageError
-from medidiff.scans.volume import Derivation, Scan, ScanRef, Skipped, Volume
+from medidiff.scans.volume import Derivation, Mask, Scan, ScanRef, Skipped, Volume
 
-__all__ = ["Derivation", "Scan", "ScanRef", "Skipped", "Volume", "open_scan", "read", "write", "write_map"]
+__all__ = [
+    "Derivation",
+    "Mask",
+    "Scan",
+    "ScanRef",
+    "Skipped",
+    "Volume",
+    "mask_hash",
+    "open_scan",
+    "read",
+    "read_mask",
+    "write",
+    "write_map",
+]
 
 
-def read(ref: ScanRef) -> Scan:
+def read(ref: ScanRef, fill_gaps: bool = False) -> Scan:
     """Decode one case.
+
+    Args:
+        ref: the case.
+        fill_gaps: give a DICOM stack that lacks slices as one volume on the full regular grid, whose missing slices are
+            marked in `Volume.missing` and not ``valid``; else its images come one by one. At most half of the slices
+            may be missing. NIfTI files have no gaps.
 
     Raises:
         ScanError: the case cannot be read; the message names the file and the reason.
@@ -31,41 +50,95 @@ def read(ref: ScanRef) -> Scan:
         return nifti.read(ref)
     from medidiff.scans import dicom
 
-    return dicom.read(ref)
+    return dicom.read(ref, fill_gaps)
 
 
-def write(scan: Scan, arrays: Sequence[NDArray[np.float32]], target: Path, derivation: Derivation) -> tuple[Path, ...]:
+def write(
+    scan: Scan,
+    arrays: Sequence[NDArray[np.float32]],
+    target: Path,
+    derivation: Derivation,
+    affines: Sequence[NDArray[np.float64]] | None = None,
+    holes: Sequence[NDArray[np.bool_]] | None = None,
+) -> tuple[Path, ...]:
     """Write restored arrays in the format of the input, in the place of the measured ones.
+
+    A voxel that equals the value read keeps its stored value bit for bit. Slices that `read` filled in become images.
 
     Args:
         scan: the case as `read` returned it.
-        arrays: one array a volume of `scan`, same shape, physical units.
+        arrays: one array a volume of `scan`, physical units; of the volume's shape unless ``affines`` are given.
         target: the NIfTI file, or the folder for a DICOM series.
         derivation: how the result came about, for labels inside the files.
+        affines: 4 x 4, voxel index to RAS+ millimetres, one a volume: the grids of arrays that are finer than the scan,
+            with axes along the scan's. Volumes of one NIfTI file must share a grid.
+        holes: boolean, one array a volume of its shape: voxels to write although they were not measured (inpainting of
+            NaN or padding); everywhere else such voxels stay as they are. Not with ``affines``.
 
     Returns:
         The files written.
 
     Raises:
         CannotWrite: the target cannot be written.
-        ScanError: the source files changed since they were read.
+        ScanError: the source files changed since they were read, or the arrays do not fit the scan.
     """
     if scan.ref.kind == "nifti":
         from medidiff.scans import nifti
 
-        return nifti.write(scan, arrays, target, derivation)
+        return nifti.write(scan, arrays, target, derivation, affines, holes)
     from medidiff.scans import dicom_write
 
-    return dicom_write.write(scan, arrays, target, derivation)
+    return dicom_write.write(scan, arrays, target, derivation, affines, holes)
 
 
 def write_map(
-    scan: Scan, arrays: Sequence[NDArray[np.float32]], target: Path, derivation: Derivation
+    scan: Scan,
+    arrays: Sequence[NDArray[np.float32]],
+    target: Path,
+    derivation: Derivation,
+    affines: Sequence[NDArray[np.float64]] | None = None,
+    quantity: str = "uncertainty",
 ) -> tuple[Path, ...]:
-    """Write one float32 map a volume (an uncertainty, say) as NIfTI on the scan's grid; see `nifti.write_map`."""
+    """Write one float32 map a volume as NIfTI, and for a DICOM series as DICOM Parametric Maps too.
+
+    Args:
+        scan: the case as `read` returned it.
+        arrays: one map a volume.
+        target: the NIfTI file; volumes on further grids get ``NAME_2.nii.gz``, ... A Parametric Map is called like it,
+            ``NAME.dcm``, that of the second volume ``NAME_2.dcm``, ...
+        derivation: how the maps came about.
+        affines: 4 x 4, RAS+, one a volume: the grids of maps that are finer than the scan.
+        quantity: ``uncertainty`` (standard deviation in the units of the scan) or ``supplied`` (a share from 0 to 1).
+
+    Returns:
+        The files written, NIfTI first. A series without a frame of reference gets no Parametric Map.
+
+    Raises:
+        CannotWrite: a file cannot be written.
+        ScanError: the maps do not fit the scan.
+    """
     from medidiff.scans import nifti
 
-    return nifti.write_map(scan, arrays, target, derivation)
+    files = nifti.write_map(scan, arrays, target, derivation, affines)
+    if scan.ref.kind == "nifti":
+        return files
+    from medidiff.scans import dicom_maps
+
+    return (*files, *dicom_maps.write(scan, arrays, target, derivation, affines, quantity))
+
+
+def read_mask(path: Path, scan: Scan) -> Mask:
+    """Read what is to be restored, on the grids of a scan; see `masks.read_mask`."""
+    from medidiff.scans import masks
+
+    return masks.read_mask(path, scan)
+
+
+def mask_hash(path: Path, ref: ScanRef) -> str:
+    """SHA-256 over the bytes of the mask that belongs to a case; see `masks.mask_hash`."""
+    from medidiff.scans import masks
+
+    return masks.mask_hash(path, ref)
 
 
 def open_scan(path: Path) -> Scan:

@@ -29,11 +29,12 @@ class DicomSource:
         return [header for stack in self.stacks for header in stack.images]
 
 
-def read(ref: ScanRef) -> Scan:
+def read(ref: ScanRef, fill_gaps: bool = False) -> Scan:
     """Decode a series: images sorted by position, rescaled slice by slice, split into regular volumes.
 
     Args:
         ref: a case of kind ``dicom``.
+        fill_gaps: give a stack that lacks slices as one volume on the full grid; `Volume.missing` says which.
 
     Returns:
         The volumes; padded pixels are not ``valid`` and hold the smallest valid value. Images that are not on a regular
@@ -44,7 +45,7 @@ def read(ref: ScanRef) -> Scan:
         OutOfMemory: the series does not fit the memory.
     """
     headers, notes = _headers(ref)
-    found, more = stacks(headers)
+    found, more = stacks(headers, fill_gaps)
     try:
         overlays: list[Path] = []
         with quiet():
@@ -85,9 +86,10 @@ def _headers(ref: ScanRef) -> tuple[list[Header], list[str]]:
 def _volume(stack: Stack, overlays: list[Path]) -> Volume:
     """Decode a stack; images that carry overlay planes (groups 60xx) are added to ``overlays``."""
     first = stack.images[0]
-    array = np.empty((*first.shape, len(stack.images)), dtype=np.float32, order="F")
-    invalid: dict[int, NDArray[np.bool_]] = {}
-    for k, header in enumerate(stack.images):
+    array = np.zeros((*first.shape, stack.depth), dtype=np.float32, order="F")
+    empty = set(range(stack.depth)) - set(stack.indices)
+    invalid = {k: np.ones(first.shape, dtype=np.bool_) for k in empty}
+    for k, header in zip(stack.indices, stack.images, strict=True):
         dataset = dicom_pixels.load(header.path)
         if any(0x6000 <= tag.group <= 0x60FF for tag in dataset.keys()):  # noqa: SIM118 (iterating decodes)
             overlays.append(header.path)
@@ -100,7 +102,28 @@ def _volume(stack: Stack, overlays: list[Path]) -> Volume:
         if not data.all():
             invalid[k] = ~data.T
     valid = _fill(array, invalid)
-    return Volume(array, stack.affine, first.modality, _units(first), stack.label, valid)
+    missing = np.zeros(array.shape, dtype=np.bool_) if empty else None
+    if missing is not None:
+        missing[:, :, sorted(empty)] = True
+    return Volume(
+        array=array,
+        affine=stack.affine,
+        modality=first.modality,
+        units=_units(first),
+        label=stack.label,
+        valid=valid,
+        slice_axis=2,
+        thickness=_thickness(stack),
+        missing=missing,
+        irregular=stack.irregular,
+    )
+
+
+def _thickness(stack: Stack) -> float | None:
+    """SliceThickness, when all images agree on it to one percent."""
+    given = [header.slice_thickness for header in stack.images]
+    known = [value for value in given if value is not None]
+    return known[0] if len(known) == len(given) and max(known) <= 1.01 * min(known) else None
 
 
 def _fill(array: NDArray[np.float32], invalid: dict[int, NDArray[np.bool_]]) -> NDArray[np.bool_] | None:

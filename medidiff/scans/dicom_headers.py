@@ -43,6 +43,8 @@ KEYWORDS = (
     "PixelSpacing",
     "SliceThickness",
     "SpacingBetweenSlices",
+    "SliceLocation",
+    "RescaleSlope",
     "EchoTime",
     "EchoNumbers",
     "InversionTime",
@@ -66,7 +68,11 @@ TAGS: list[Any] = [*KEYWORDS, *GE_GRADIENT, *SIEMENS_GRADIENT]
 
 @dataclass(frozen=True)
 class Header:
-    """The facts of one DICOM file that decide where it belongs; positions in millimetres, LPS+ as in DICOM."""
+    """The facts of one DICOM file that decide where it belongs; positions in millimetres, LPS+ as in DICOM.
+
+    ``thickness`` is the step to assume for a single slice; ``slice_thickness`` and ``location`` are SliceThickness and
+    SliceLocation, None where the file has no sensible value; ``slope`` is RescaleSlope, 1 where it has none.
+    """
 
     path: Path
     sop_class: str
@@ -82,6 +88,9 @@ class Header:
     position: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
     thickness: float
+    slice_thickness: float | None
+    location: float | None
+    slope: float
     image_type: tuple[str, ...]
     units: str
     facts: dict[str, tuple[Any, ...]]
@@ -133,6 +142,7 @@ def _header(ds: Dataset, path: Path, remaining: int, has_pixels: bool) -> Header
     image_type = tuple(part.strip().upper() for part in _texts(ds, "ImageType"))
     number = _number(ds, "SeriesNumber")
     instance = _number(ds, "InstanceNumber")
+    thickness = _number(ds, "SliceThickness")
     return Header(
         path=path,
         sop_class=_text(ds, "SOPClassUID"),
@@ -147,7 +157,10 @@ def _header(ds: Dataset, path: Path, remaining: int, has_pixels: bool) -> Header
         orientation=_unit_vectors(_vector(ds, "ImageOrientationPatient", 6)),
         position=_vector(ds, "ImagePositionPatient", 3),
         spacing=_positive(_vector(ds, "PixelSpacing", 2)),
-        thickness=_number(ds, "SpacingBetweenSlices") or _number(ds, "SliceThickness") or 1.0,
+        thickness=_number(ds, "SpacingBetweenSlices") or thickness or 1.0,
+        slice_thickness=thickness if thickness is not None and 0 < thickness < 1e9 else None,
+        location=_number(ds, "SliceLocation"),
+        slope=_number(ds, "RescaleSlope") or 1.0,
         image_type=image_type,
         units=_text(ds, "Units"),
         facts=_facts(ds),

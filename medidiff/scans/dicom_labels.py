@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+from highdicom import ContributingEquipment
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+from medidiff.scans.discover import SERIES_NUMBER_STEP
 from medidiff.scans.volume import Derivation
 
 MANUFACTURER = "medidiff"
@@ -84,7 +87,14 @@ def series_labels(derivation: Derivation, source_series_uid: str, series_number:
     given = derivation.extra.get("datetime")
     moment = datetime.fromisoformat(given) if given else datetime.now().astimezone()
     moment = moment if moment.tzinfo else moment.astimezone()
-    return SeriesLabels(derivation, new_uid(derivation, f"series {source_series_uid}"), series_number, moment)
+    number = later_number(series_number, 1) if derivation.sample else series_number
+    return SeriesLabels(derivation, new_uid(derivation, f"series {source_series_uid}"), number, moment)
+
+
+def later_number(series_number: int, steps: int) -> int:
+    """A SeriesNumber for a further output of the case, ``steps`` times 10 000 above that of the restored image."""
+    number = series_number + steps * SERIES_NUMBER_STEP
+    return number if number < 2**31 else number % SERIES_NUMBER_STEP + steps * SERIES_NUMBER_STEP
 
 
 def new_uid(derivation: Derivation, source: str) -> UID:
@@ -96,22 +106,37 @@ def new_uid(derivation: Derivation, source: str) -> UID:
     return UID(f"2.25.{uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16], version=4).int}")
 
 
-def relabel(dataset: Dataset, labels: SeriesLabels, instance_number: int) -> None:
-    """Edit one copied dataset in place; pixels are not touched."""
+def relabel(
+    dataset: Dataset,
+    labels: SeriesLabels,
+    instance_number: int,
+    sources: TypingSequence[tuple[str, str]] | None = None,
+    place: str = "",
+) -> None:
+    """Edit one copied dataset in place; pixels and geometry are not touched.
+
+    Args:
+        dataset: the copy.
+        labels: what the output series has in common.
+        instance_number: the new InstanceNumber.
+        sources: SOP class and instance UID of each source image; the copied image alone when not given.
+        place: tells images that are copies of one source apart.
+    """
     derivation = labels.derivation
     source_class, source_uid = str(dataset.SOPClassUID), str(dataset.get("SOPInstanceUID", ""))
     _drop(dataset)
-    dataset.SOPInstanceUID = new_uid(derivation, f"image {source_uid}")
+    dataset.SOPInstanceUID = new_uid(derivation, f"image {source_uid} {place}".strip())
     dataset.SeriesInstanceUID = labels.series_uid
     dataset.SeriesNumber = labels.series_number
-    dataset.SeriesDescription = _description(dataset, DESCRIPTION_SUFFIX[derivation.task])
+    dataset.SeriesDescription = series_description(dataset, suffix(derivation))
     dataset.InstanceNumber = instance_number
     dataset.ImageType = _image_type(dataset)
-    _date(dataset, labels.moment)
+    date(dataset, labels.moment)
     _derivation(dataset, derivation)
-    dataset.SourceImageSequence = Sequence([_reference(source_class, source_uid)])
+    used = sources or [(source_class, source_uid)]
+    dataset.SourceImageSequence = Sequence([_reference(*source) for source in used])
     equipment = list(dataset.get("ContributingEquipmentSequence") or [])
-    dataset.ContributingEquipmentSequence = Sequence([*equipment, _equipment(labels)])
+    dataset.ContributingEquipmentSequence = Sequence([*equipment, contributing_equipment(labels)])
     if derivation.sample or derivation.task != "denoise":
         dataset.SyntheticData = "YES"
     if "ContentQualification" in dataset:
@@ -161,7 +186,12 @@ def _drop_private(item: Dataset) -> None:
                 _drop_private(inner)
 
 
-def _description(dataset: Dataset, suffix: str) -> str:
+def suffix(derivation: Derivation) -> str:
+    """What a SeriesDescription says of the task."""
+    return DESCRIPTION_SUFFIX[derivation.task] + (" sample" if derivation.sample else "")
+
+
+def series_description(dataset: Dataset, suffix: str) -> str:
     """The source's SeriesDescription with the task's name, at most 64 characters (VR LO)."""
     try:
         source = str(dataset.get("SeriesDescription") or "").strip()
@@ -177,7 +207,7 @@ def _image_type(dataset: Dataset) -> list[str]:
     return ["DERIVED", second if second in ("PRIMARY", "SECONDARY") else "PRIMARY", *parts[2:]]
 
 
-def _date(dataset: Dataset, moment: datetime) -> None:
+def date(dataset: Dataset, moment: datetime) -> None:
     """Creation and content date and time, in the time zone that the dataset declares."""
     local = moment.astimezone(_zone(str(dataset.get("TimezoneOffsetFromUTC") or "")) or moment.tzinfo)
     for kind in ("InstanceCreation", "Content"):
@@ -217,8 +247,8 @@ def _code(value: str, meaning: str) -> Dataset:
     return item
 
 
-def _equipment(labels: SeriesLabels) -> Dataset:
-    from highdicom import ContributingEquipment
+def contributing_equipment(labels: SeriesLabels) -> ContributingEquipment:
+    """Medidiff as the equipment that processed, or for inpainting and samples synthesized, the image (C.12.1.1.9)."""
     from pydicom.sr.codedict import codes
 
     synthetic = labels.derivation.sample or labels.derivation.task == "inpaint"

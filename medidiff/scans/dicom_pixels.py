@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.valuerep import format_number_as_ds
 
 from medidiff.errors import ScanError
 
@@ -109,22 +110,43 @@ def measured(stored: NDArray[np.int64], code: Coding) -> NDArray[np.bool_]:
     return np.asarray((stored < low) | (stored > high), dtype=np.bool_)
 
 
-def to_stored(values: NDArray[np.float32], source: NDArray[np.int64], code: Coding) -> NDArray[np.int64]:
+def to_stored(
+    values: NDArray[np.float32], source: NDArray[np.int64], code: Coding, hole: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """Restored physical values as stored values: rounded and clipped, with padding and unchanged pixels as they were.
 
     Args:
         values: restored image in physical units.
         source: the image's own stored values.
         code: how they are stored.
+        hole: padding that the restored values replace.
     """
-    low, high = code.limits
+    low, high = _limits(code)
     data = measured(source, code)
-    if code.padding is not None:  # a restored pixel must not turn into padding
-        low, high = _beside(code.padding, low, high)
+    if hole is not None:
+        data = data | hole
     fresh = np.rint((values.astype(np.float64) - code.intercept) / code.slope)
     fresh = np.clip(np.nan_to_num(fresh, nan=0.0), low, high).astype(np.int64)
-    fresh = np.where((values == to_physical(source, code)) | ~data, source, fresh)
+    same = (values == to_physical(source, code)) & measured(source, code)
+    fresh = np.where(same | ~data, source, fresh)
     return np.asarray(fresh, dtype=np.int64)
+
+
+def with_room(values: NDArray[np.float32], code: Coding) -> Coding:
+    """The coding itself, or with a larger slope when the values need one to fit the stored bits."""
+    low, high = _limits(code)
+    needed = (float(values.max()) - code.intercept) / high
+    if low < 0:
+        needed = max(needed, (float(values.min()) - code.intercept) / low)
+    if not np.isfinite(needed) or not 0 < code.slope < needed:
+        return code
+    return replace(code, slope=float(format_number_as_ds(needed * (1 + 1e-9))))
+
+
+def _limits(code: Coding) -> tuple[int, int]:
+    """Limits of the stored values of pixels that hold data: a restored pixel must not turn into padding."""
+    low, high = code.limits
+    return (low, high) if code.padding is None else _beside(code.padding, low, high)
 
 
 def _beside(padding: tuple[int, int], low: int, high: int) -> tuple[int, int]:

@@ -22,6 +22,7 @@ ORIENTATION_TOLERANCE = 2e-3  # of a direction cosine
 SAME_POSITION = 5e-3  # millimetres along the normal
 TILT_TOLERANCE = 0.5  # degrees
 LINE_TOLERANCE = 0.05  # millimetres
+MISSING = "a slice is missing"
 PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -33,18 +34,37 @@ class Stack:
         images: the headers, sorted along the slice normal.
         affine: voxel index (column, row, slice) to millimetres in RAS+.
         label: tells the stacks of one series apart.
+        places: index of each image along the last axis where slices are missing in between; empty: 0, 1, 2, ...
+        irregular: why the image has no known neighbours, see `Volume.irregular`.
     """
 
     images: tuple[Header, ...]
     affine: NDArray[np.float64]
     label: str = ""
+    places: tuple[int, ...] = ()
+    irregular: str = ""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Index of each image along the last axis."""
+        return self.places or tuple(range(len(self.images)))
+
+    @property
+    def depth(self) -> int:
+        """Slices along the last axis, missing ones included."""
+        return self.indices[-1] + 1
+
+    def nearest(self, index: float) -> int:
+        """Which image lies nearest to an index along the last axis; the lower one of two."""
+        return int(np.argmin(np.abs(np.array(self.indices) - index) - 1e-9 * (np.array(self.indices) < index)))
 
 
-def stacks(headers: Sequence[Header]) -> tuple[tuple[Stack, ...], tuple[str, ...]]:
+def stacks(headers: Sequence[Header], fill_gaps: bool = False) -> tuple[tuple[Stack, ...], tuple[str, ...]]:
     """Sort the images of one series into volumes.
 
     Args:
         headers: the images, without duplicates.
+        fill_gaps: let a stack with missing slices be one volume with gaps.
 
     Returns:
         The stacks, and one sentence for each thing that the user should know.
@@ -62,10 +82,11 @@ def stacks(headers: Sequence[Header]) -> tuple[tuple[Stack, ...], tuple[str, ...
         notes.append(f"The series holds {len(groups)} stacks, each treated by itself: {names}.")
     for label, group in groups:
         for volume_label, images in _repetitions(label, group, notes):
-            result += _one_volume(images, volume_label, notes)
+            result += _one_volume(images, volume_label, notes, fill_gaps)
     if lost:
         notes.append(f"{_images(len(lost))} without a position in space: each is treated as a 2-D image.")
-        result += _singles(lost, "no position")
+        reason = "the images do not say where they lie in space" if len(lost) > 1 else ""
+        result += _singles(lost, "no position", reason)
     return tuple(_with_distinct_labels(result)), tuple(notes)
 
 
@@ -91,7 +112,7 @@ def why_not_a_volume(images: Sequence[Header]) -> str | None:
         gap = int(np.argmax(steps))
         usual = float(np.median(steps)) if len(steps) > 2 else float(steps.min())
         missing = steps[gap] > 1.5 * usual
-        what = "a slice is missing" if missing else "the slice spacing is uneven"
+        what = MISSING if missing else "the slice spacing is uneven"
         return (
             f"{what} between {along[gap]:.2f} and {along[gap + 1]:.2f} mm "
             f"(step {steps[gap]:.4g} mm, elsewhere {steps.min():.4g} mm)"
@@ -109,8 +130,35 @@ def slice_normal(header: Header) -> NDArray[np.float64]:
     return np.asarray(normal / np.linalg.norm(normal), dtype=np.float64)
 
 
-def stack_affine(images: Sequence[Header]) -> NDArray[np.float64]:
-    """Affine of sorted images: voxel index (column, row, slice) to RAS+ millimetres (PS3.3 C.7.6.2.1.1)."""
+def places_with_gaps(images: Sequence[Header]) -> tuple[int, ...] | None:
+    """Index of each image on the regular grid that a stack with missing slices had; None when there is none.
+
+    Args:
+        images: sorted along their normal, all at different positions.
+    """
+    positions = np.array([header.position for header in images])
+    along = positions @ slice_normal(images[0])
+    steps = np.diff(along)
+    usual = float(np.median(steps)) if len(steps) > 2 else float(steps.min())
+    places = np.rint((along - along[0]) / usual).astype(int)
+    if np.diff(places).min() < 1 or not len(images) <= places[-1] < 2 * len(images):
+        return None  # nothing missing, or more than half
+    grid = positions[0] + np.outer(places / places[-1], positions[-1] - positions[0])
+    step = (along[-1] - along[0]) / places[-1]
+    off = (positions - grid) @ slice_normal(images[0])
+    tilt = why_not_a_volume([images[0], images[-1]])
+    if tilt or np.abs(off).max() > 0.02 * step + 2e-3 or np.abs(grid - positions).max() > 0.02 * step + LINE_TOLERANCE:
+        return None
+    return tuple(int(place) for place in places)
+
+
+def stack_affine(images: Sequence[Header], steps: int | None = None) -> NDArray[np.float64]:
+    """Affine of sorted images: voxel index (column, row, slice) to RAS+ millimetres (PS3.3 C.7.6.2.1.1).
+
+    Args:
+        images: sorted along their normal.
+        steps: slices from the first image to the last; as many as there are images, less one, when not given.
+    """
     first = images[0]
     affine = np.eye(4)
     if first.orientation is None or first.position is None or first.spacing is None:
@@ -122,7 +170,7 @@ def stack_affine(images: Sequence[Header]) -> NDArray[np.float64]:
     if len(images) == 1:
         affine[:3, 2] = slice_normal(first) * first.thickness
     else:
-        affine[:3, 2] = (np.array(images[-1].position) - np.array(first.position)) / (len(images) - 1)
+        affine[:3, 2] = (np.array(images[-1].position) - np.array(first.position)) / (steps or len(images) - 1)
     return np.asarray(LPS_TO_RAS @ affine, dtype=np.float64)
 
 
@@ -184,7 +232,7 @@ def _repetition_note(group: Sequence[Header], label: str, repeats: int, how: str
     return f"{_where(label)}{repeats} images a position, told apart by {how}: each set is a volume of its own."
 
 
-def _one_volume(images: Sequence[Header], label: str, notes: list[str]) -> list[Stack]:
+def _one_volume(images: Sequence[Header], label: str, notes: list[str], fill_gaps: bool) -> list[Stack]:
     if len(images) == 1:
         return [Stack(tuple(images), stack_affine(images), label)]
     normal = slice_normal(images[0])
@@ -193,12 +241,20 @@ def _one_volume(images: Sequence[Header], label: str, notes: list[str]) -> list[
     reason = why_not_a_volume(ordered)
     if reason is None:
         return [Stack(tuple(ordered), stack_affine(ordered), label)]
+    places = places_with_gaps(ordered) if fill_gaps and reason.startswith(MISSING) else None
+    if places is not None:
+        count = places[-1] + 1 - len(ordered)
+        notes.append(f"{_where(label)}{count} slice{' is' if count == 1 else 's are'} missing and will be filled in.")
+        return [Stack(tuple(ordered), stack_affine(ordered, places[-1]), label, places)]
     notes.append(f"{_where(label)}not a regular volume, {reason}: each of {_images(len(ordered))} is treated as 2-D.")
-    return _singles(ordered, label)
+    return _singles(ordered, label, reason)
 
 
-def _singles(images: Sequence[Header], label: str) -> list[Stack]:
-    return [Stack((header,), stack_affine([header]), _join(label, f"image={n}")) for n, header in enumerate(images)]
+def _singles(images: Sequence[Header], label: str, irregular: str) -> list[Stack]:
+    return [
+        Stack((header,), stack_affine([header]), _join(label, f"image={n}"), irregular=irregular)
+        for n, header in enumerate(images)
+    ]
 
 
 def _with_distinct_labels(result: Sequence[Stack]) -> list[Stack]:

@@ -1,8 +1,9 @@
-"""Writes restored volumes as one derived DICOM series of the source's SOP class, on the source's grid.
+"""Writes restored volumes as one derived DICOM series of the source's SOP class.
 
-Each output image is its source image with edited labels and new pixels, so everything that medidiff does not know about
-stays as the scanner wrote it. It names the one source image at its own place; with a 3-D pipeline its neighbours gave
-context, which the derivation text says. Files are Explicit VR Little Endian, uncompressed.
+Each output image is a source image with edited labels and new pixels, so everything that medidiff does not know about
+stays as the scanner wrote it. On the source's grid it names the one source image at its own place; with a 3-D pipeline
+its neighbours gave context, which the derivation text says. On a finer grid it copies the nearest source image, has a
+geometry of its own and names every image of its volume. Files are Explicit VR Little Endian, uncompressed.
 """
 
 from __future__ import annotations
@@ -18,28 +19,43 @@ from numpy.typing import NDArray
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
 
 from medidiff.errors import CannotWrite, ScanError
-from medidiff.scans import dicom_pixels
+from medidiff.scans import dicom_grid, dicom_pixels
 from medidiff.scans.dicom import DicomSource
-from medidiff.scans.dicom_headers import Header, quiet
+from medidiff.scans.dicom_grid import Image, Place
+from medidiff.scans.dicom_headers import quiet
 from medidiff.scans.dicom_labels import IMPLEMENTATION_UID, SeriesLabels, relabel, series_labels
 from medidiff.scans.discover import SERIES_NUMBER_STEP
 from medidiff.scans.outputs import atomic_folder
+from medidiff.scans.regrid import regrid
 from medidiff.scans.volume import Derivation, Scan
 
 PIXEL_DATA = 0x7FE00010
+ALWAYS_SET = ("Rows", "Columns", "ImagePositionPatient", "PixelSpacing")
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93, 203)}
 
 
-def write(scan: Scan, arrays: Sequence[NDArray[np.float32]], folder: Path, derivation: Derivation) -> tuple[Path, ...]:
+def write(
+    scan: Scan,
+    arrays: Sequence[NDArray[np.float32]],
+    folder: Path,
+    derivation: Derivation,
+    affines: Sequence[NDArray[np.float64]] | None = None,
+    holes: Sequence[NDArray[np.bool_]] | None = None,
+) -> tuple[Path, ...]:
     """Write one file an image into ``folder``, which appears complete or not at all.
 
     Args:
         scan: as `dicom.read` returned it.
-        arrays: one array a volume, same shape, physical units.
+        arrays: one array a volume, physical units; of the volume's shape unless ``affines`` are given. A slice that the
+            series lacks (`Volume.missing`) becomes a new image.
         folder: the folder of the new series; an older one is replaced.
         derivation: how the result came about.
+        affines: 4 x 4, RAS+, one a volume: the grids of arrays that are finer than the scan. A slice takes the
+            attributes of the nearest source slice.
+        holes: padding that is written over, boolean, one array a volume of its shape; not with ``affines``.
 
     Returns:
         The files, in order of InstanceNumber.
@@ -48,58 +64,87 @@ def write(scan: Scan, arrays: Sequence[NDArray[np.float32]], folder: Path, deriv
         CannotWrite: the folder cannot be written.
         ScanError: a source image is gone, or the arrays do not fit the scan.
     """
-    source: DicomSource = scan.source
-    _check_shapes(scan, arrays)
     if any(path.resolve().is_relative_to(folder.resolve()) for path in scan.ref.files):
         raise CannotWrite(f"{folder} holds the input itself; choose another output folder.")
-    headers = source.images
-    numbers = _instance_numbers(headers)
-    files = {number: f"{rank:04d}.dcm" for rank, number in enumerate(sorted(numbers), start=1)}
-    labels = series_labels(derivation, scan.ref.series_uid, _series_number(scan, headers))
-    slices = (array[:, :, k] for array in arrays for k in range(array.shape[2]))
+    images = _images(scan, arrays, affines, holes)
+    ordered = sorted(image.number for image in images)
+    files = {number: f"{rank:04d}.dcm" for rank, number in enumerate(ordered, start=1)}
+    labels = series_labels(derivation, scan.ref.series_uid, series_number(scan))
     with atomic_folder(folder) as temporary, quiet():
-        for header, number, values in zip(headers, numbers, slices, strict=True):
-            image = _derived(header, np.asarray(values, dtype=np.float32).T, labels, number)
-            _save(image, temporary / files[number], header.path)
-    return tuple(folder / files[number] for number in sorted(numbers))
+        for image in images:
+            _save(_derived(image, labels), temporary / files[image.number], image.header.path)
+    return tuple(folder / files[number] for number in ordered)
 
 
-def _check_shapes(scan: Scan, arrays: Sequence[NDArray[np.float32]]) -> None:
+def _images(
+    scan: Scan,
+    arrays: Sequence[NDArray[np.float32]],
+    affines: Sequence[NDArray[np.float64]] | None,
+    holes: Sequence[NDArray[np.bool_]] | None,
+) -> list[Image]:
+    source: DicomSource = scan.source
+    if affines is not None:
+        triples = zip(scan.volumes, arrays, affines, strict=True)
+        grids = [regrid(volume, array.shape, affine) for volume, array, affine in triples]
+        return dicom_grid.new_grid(source.stacks, arrays, affines, grids)
     expected = [volume.array.shape for volume in scan.volumes]
     given = [array.shape for array in arrays]
     if expected != given:
         raise ScanError(f"{scan.ref.stem}: the restored arrays have shapes {given}, the scan has {expected}.")
+    return dicom_grid.own_grid(source.stacks, arrays, holes)
 
 
-def _instance_numbers(headers: Sequence[Header]) -> list[int]:
-    """The source's InstanceNumbers where they are complete and unique, else 1, 2, 3, ..."""
-    given = [header.instance for header in headers if header.instance is not None]
-    return given if len(set(given)) == len(headers) else list(range(1, len(headers) + 1))
+def series_number(scan: Scan) -> int:
+    """The SeriesNumber of the restored series."""
+    source: DicomSource = scan.source
+    return scan.ref.output_series_number or max(source.images[0].series_number or 0, 0) + SERIES_NUMBER_STEP
 
 
-def _series_number(scan: Scan, headers: Sequence[Header]) -> int:
-    return scan.ref.output_series_number or max(headers[0].series_number or 0, 0) + SERIES_NUMBER_STEP
-
-
-def _derived(header: Header, values: NDArray[np.float32], labels: SeriesLabels, number: int) -> Dataset:
+def _derived(image: Image, labels: SeriesLabels) -> Dataset:
+    header, place = image.header, image.place
     dataset = dicom_pixels.load(header.path)
     stored = dicom_pixels.decode(dataset, header.path)
-    code = dicom_pixels.coding(dataset, header.path)
-    if stored.shape != values.shape:
+    code = own_code = dicom_pixels.coding(dataset, header.path)
+    if stored.shape != (header.shape[1], header.shape[0]):
         raise ScanError(f"{header.path} changed while it was processed; run again.")
-    fresh = dicom_pixels.to_stored(values, stored, code)
+    if place is not None:
+        stored = stored[np.ix_(place.rows, place.columns)]
+        if place.rescale and "RealWorldValueMappingSequence" not in dataset:
+            code = dicom_pixels.with_room(image.values, code)
+    fresh = dicom_pixels.to_stored(image.values, stored, code, image.hole)
     try:
         unchanged = str(dataset.get("SOPInstanceUID", "")).strip() == header.sop_uid
         _note_lossy(dataset)
-        relabel(dataset, labels, number)
+        if place is None:
+            relabel(dataset, labels, image.number)
+        else:
+            sources = [(source.sop_class, source.sop_uid) for source in place.sources]
+            relabel(dataset, labels, image.number, sources, place.name)
+            _move(dataset, place)
+        if code.slope != own_code.slope:
+            dataset.RescaleSlope = format_number_as_ds(code.slope)
         _set_pixels(dataset, fresh, code)
-        dataset.file_meta = _file_meta(dataset, labels.derivation.version)
+        dataset.file_meta = file_meta(dataset, labels.derivation.version)
     except Exception as error:  # pydicom raises many kinds on damaged values
         raise ScanError(f"{header.path} has header values that cannot be copied ({type(error).__name__}).") from error
     if not unchanged:
         raise ScanError(f"{header.path} changed while it was processed; run again.")
     dataset.preamble = b"\0" * 128
     return dataset
+
+
+def _move(dataset: Dataset, place: Place) -> None:
+    """Give a copied dataset the geometry of its new place; what the source left empty stays empty."""
+    for keyword, value in place.attributes.items():
+        if keyword in ALWAYS_SET or dataset.get(keyword) not in (None, ""):
+            setattr(dataset, keyword, _decimal(value))
+
+
+def _decimal(value: Any) -> Any:
+    """Fractions as decimal strings of at most 16 characters (VR DS)."""
+    if isinstance(value, list):
+        return [_decimal(part) for part in value]
+    return format_number_as_ds(value) if isinstance(value, float) else value
 
 
 def _note_lossy(dataset: Dataset) -> None:
@@ -134,7 +179,8 @@ def _set_signed(dataset: Dataset, keyword: str, value: int, signed: bool) -> Non
         dataset.add(DataElement(element.tag, "SS" if signed else "US", value))
 
 
-def _file_meta(dataset: Dataset, version: str) -> FileMetaDataset:
+def file_meta(dataset: Dataset, version: str) -> FileMetaDataset:
+    """The header of the file that holds a dataset."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(str(dataset.SOPClassUID))
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

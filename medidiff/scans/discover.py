@@ -14,7 +14,7 @@ from medidiff.errors import ScanError, UsageError
 from medidiff.scans.outputs import nifti_stem, safe_name, unique_name
 from medidiff.scans.volume import ScanRef, Skipped
 
-SERIES_NUMBER_STEP = 10_000
+SERIES_NUMBER_STEP = 10_000  # between the SeriesNumbers of a source and of what is made from it
 _LARGEST_SERIES_NUMBER = 2**31 - 1
 
 

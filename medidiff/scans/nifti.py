@@ -12,13 +12,16 @@ from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medidiff.errors import CannotWrite, OutOfMemory, ScanError
 from medidiff.scans.outputs import atomic_file, nifti_stem
+from medidiff.scans.regrid import Regrid, regrid
 from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume
 
-NOT_SCANS = {1002: "a label map", 1005: "a label map", 1006: "a displacement field", 1007: "a vector field"}
+LABELS = 1002
+NOT_SCANS = {LABELS: "a label map", 1005: "a label map", 1006: "a displacement field", 1007: "a vector field"}
 GZIP_LEVEL = 6
 GZIP_START = b"\x1f\x8b"
 DEFLATE_RATIO = 1032  # the most that deflate can pack
@@ -72,24 +75,37 @@ def read(ref: ScanRef) -> Scan:
         modality = modality or guess_modality(array)
         units = "HU" if modality == "CT" else "a.u."
         affine = np.asarray(source.header.get_best_affine(), dtype=np.float64)
-        volumes.append(Volume(array, affine, modality, units, label, valid))
+        slice_axis = source.header.get_dim_info()[2]
+        volumes.append(Volume(array, affine, modality, units, label, valid, slice_axis))
     if blind == sum(volume.array.size for volume in volumes):
         raise ScanError(f"{ref.path} holds no finite value (all voxels are NaN or infinite); check the file.")
     notes = (f"{blind} voxels are NaN or infinite and stay as they are.",) if blind else ()
     return Scan(ref, tuple(volumes), source, notes)
 
 
-def write(scan: Scan, arrays: Sequence[NDArray[np.float32]], path: Path, derivation: Derivation) -> tuple[Path, ...]:
-    """Write restored volumes with the input's header: geometry, data type, scaling, units and extensions stay.
+def write(
+    scan: Scan,
+    arrays: Sequence[NDArray[np.float32]],
+    path: Path,
+    derivation: Derivation,
+    affines: Sequence[NDArray[np.float64]] | None = None,
+    holes: Sequence[NDArray[np.bool_]] | None = None,
+) -> tuple[Path, ...]:
+    """Write restored volumes with the input's header: data type, scaling, units and extensions stay.
 
-    Whole-number types are rounded and clipped. Voxels that are not ``valid``, and voxels that were not changed, keep
-    their stored value bit for bit. ``.nii`` is written plain, anything else gzipped; equal content gives equal bytes.
+    Whole-number types are rounded and clipped. On the input's grid, voxels that are not ``valid``, and voxels that were
+    not changed, keep their stored value bit for bit. On another grid, voxels whose nearest input voxel is not ``valid``
+    get its stored value. ``.nii`` is written plain, anything else gzipped; equal content gives equal bytes.
 
     Args:
         scan: as `read` returned it.
-        arrays: one array a volume, same shape, physical units.
+        arrays: one array a volume, physical units; of the volume's shape unless ``affines`` are given.
         path: the file to write.
         derivation: its ``short`` text goes to ``descrip``.
+        affines: 4 x 4, RAS+, one a volume and all alike: the grid of arrays that are finer than the scan. sform and
+            qform both follow, each by the same change of voxel index, and keep their codes.
+        holes: voxels that are written although the input holds no finite value there, boolean, one array a volume of
+            its shape; not with ``affines``.
 
     Raises:
         CannotWrite: the file cannot be written.
@@ -99,19 +115,92 @@ def write(scan: Scan, arrays: Sequence[NDArray[np.float32]], path: Path, derivat
         raise CannotWrite(f"{path} is the input itself; choose another output.")
     _, stored = _load(scan.ref.path)
     source: NiftiSource = scan.source
-    expected = [volume.array.shape for volume in scan.volumes]
-    if stored.shape != source.shape or [array.shape for array in arrays] != expected:
-        raise ScanError(f"{scan.ref.path} changed while it was processed, or the result does not fit it; run again.")
-    result = np.array(stored, order="F", copy=True)
-    for (_, old), (_, new), array in zip(_parts(stored), _parts(result), arrays, strict=True):
-        new[...] = _stored(array, old, source)
+    if stored.shape != source.shape:
+        raise ScanError(f"{scan.ref.path} changed while it was processed; run again.")
+    grid = _common_grid(scan, arrays, affines)
     header = source.header.copy()
+    if grid is not None:
+        stored = _nearest(stored, grid)
+        set_grid(header, grid, source.shape)
+    result = np.array(stored, order="F", copy=True)
+    given = holes if holes is not None else [None] * len(arrays)
+    for (_, old), (_, new), array, hole in zip(_parts(stored), _parts(result), arrays, given, strict=True):
+        new[...] = _stored(array, old, source, hole)
     _save(header, result, path, derivation)
     return (path,)
 
 
+def _common_grid(
+    scan: Scan, arrays: Sequence[NDArray[np.float32]], affines: Sequence[NDArray[np.float64]] | None
+) -> Regrid | None:
+    """How the new grid that all arrays share lies on the scan's; None when they lie on the scan's own."""
+    shapes = [array.shape for array in arrays]
+    if affines is None:
+        if shapes != [volume.array.shape for volume in scan.volumes]:
+            raise ScanError(f"The result does not fit {scan.ref.path}: its volumes have the shapes {shapes}.")
+        return None
+    one_grid = len({*shapes}) == 1 and all(np.allclose(affine, affines[0], atol=1e-4) for affine in affines)
+    if not one_grid or not len(shapes) == len(affines) == len(scan.volumes):
+        raise ScanError(f"The result does not fit {scan.ref.path}: its volumes do not share one grid.")
+    return regrid(scan.volumes[0], shapes[0], affines[0])
+
+
+def _new_shape(shape: tuple[int, ...], grid: Regrid) -> tuple[int, ...]:
+    """Shape of the file's data on a new grid; a 2-D image stays one while it has one slice."""
+    return grid.shape[:2] if len(shape) == 2 and grid.shape[2] == 1 else (*grid.shape, *shape[3:])
+
+
+def _nearest(stored: NDArray[Any], grid: Regrid) -> NDArray[Any]:
+    """The stored value of the input voxel nearest to each voxel of a new grid."""
+    data = stored[:, :, np.newaxis] if stored.ndim == 2 else stored
+    for axis in range(3):
+        data = np.take(data, grid.nearest(axis), axis=axis)
+    return data.reshape(_new_shape(stored.shape, grid), order="F")
+
+
+def set_grid(header: Any, grid: Regrid, shape: tuple[int, ...]) -> None:
+    """Change a header in place from its own grid to a new one.
+
+    pixdim, sform and qform follow by one change of voxel index, so a header whose two forms differ (they place the
+    image in two spaces) keeps both right. The slice times belong to slices that no longer exist, and go.
+
+    Args:
+        header: a NIfTI-1 or NIfTI-2 header.
+        grid: the new grid on the header's own.
+        shape: of the data that the header describes now.
+    """
+    forms = {name: _form(header, name) for name in ("qform", "sform")}
+    best = header.get_best_affine() @ grid.matrix
+    header.set_data_shape(_new_shape(shape, grid))
+    header["pixdim"][1:4] *= grid.scale
+    for name, (affine, code) in forms.items():
+        if affine is not None:
+            more = {"strip_shears": True} if name == "qform" else {}
+            getattr(header, f"set_{name}")(affine @ grid.matrix, code=code, **more)
+    if not np.allclose(header.get_best_affine(), best, atol=1e-3):  # no form, and not the centre of the image
+        header.set_sform(best, code="aligned")
+    along = header.get_dim_info()[2]
+    along = 2 if along is None else along
+    if grid.shape[along] != grid.source[along]:
+        for field in ("slice_start", "slice_end", "slice_code", "slice_duration"):
+            header[field] = 0
+
+
+def _form(header: Any, name: str) -> tuple[NDArray[np.float64] | None, int]:
+    """The qform or sform with its code; None when the header has none or it is damaged."""
+    try:
+        affine, code = getattr(header, f"get_{name}")(coded=True)
+    except (HeaderDataError, ValueError):
+        return None, 0
+    return affine, int(code)
+
+
 def write_map(
-    scan: Scan, arrays: Sequence[NDArray[np.float32]], path: Path, derivation: Derivation
+    scan: Scan,
+    arrays: Sequence[NDArray[np.float32]],
+    path: Path,
+    derivation: Derivation,
+    affines: Sequence[NDArray[np.float64]] | None = None,
 ) -> tuple[Path, ...]:
     """Write float32 maps on the grid of a scan of any format: an uncertainty, a residual.
 
@@ -123,41 +212,42 @@ def write_map(
         arrays: one array a volume.
         path: the (first) file to write.
         derivation: its ``short`` text goes to ``descrip``.
+        affines: 4 x 4, RAS+, one a volume: the grids of maps that are finer than the scan.
 
     Returns:
         The files, in the order of the volumes.
 
     Raises:
         CannotWrite: a file cannot be written.
+        ScanError: the maps do not fit the scan.
     """
-    grids: list[tuple[Volume, list[NDArray[np.float32]]]] = []
-    for volume, array in zip(scan.volumes, arrays, strict=True):
-        known = [maps for first, maps in grids if _same_grid(first, volume)]
-        if known:
-            known[0].append(array)
+    if isinstance(scan.source, NiftiSource):
+        grid = _common_grid(scan, arrays, affines)
+        header = scan.source.header.copy()
+        if grid is not None:
+            set_grid(header, grid, scan.source.shape)
+        _write_one_map(header, arrays, path, derivation)
+        return (path,)
+    places = affines if affines is not None else [volume.affine for volume in scan.volumes]
+    grids: list[tuple[NDArray[np.float64], list[NDArray[np.float32]]]] = []
+    for affine, array in zip(places, arrays, strict=True):
+        for known, maps in grids:
+            if maps[0].shape == array.shape and np.allclose(known, affine, atol=1e-4):
+                maps.append(array)
+                break
         else:
-            grids.append((volume, [array]))
+            grids.append((affine, [array]))
     files = []
-    for number, (first, maps) in enumerate(grids, start=1):
+    for number, (affine, maps) in enumerate(grids, start=1):
         name = path if number == 1 else path.with_name(f"{nifti_stem(path.name) or path.name}_{number}.nii.gz")
-        _write_one_map(scan, first, maps, name, derivation)
+        shape = maps[0].shape if len(maps) == 1 else (*maps[0].shape, len(maps))
+        _write_one_map(_new_header(shape, affine), maps, name, derivation)
         files.append(name)
     return tuple(files)
 
 
-def _same_grid(one: Volume, other: Volume) -> bool:
-    return one.array.shape == other.array.shape and bool(np.allclose(one.affine, other.affine, atol=1e-4))
-
-
-def _write_one_map(
-    scan: Scan, first: Volume, maps: Sequence[NDArray[np.float32]], path: Path, derivation: Derivation
-) -> None:
-    data = np.stack(maps, axis=-1) if len(maps) > 1 else np.asarray(maps[0])
-    if isinstance(scan.source, NiftiSource):
-        data = data.reshape(scan.source.shape, order="F")
-        header = scan.source.header.copy()
-    else:
-        header = _new_header(data.shape, first.affine)
+def _write_one_map(header: Any, maps: Sequence[NDArray[np.float32]], path: Path, derivation: Derivation) -> None:
+    data = np.stack(maps, axis=-1).reshape(header.get_data_shape(), order="F")
     header.set_data_dtype(np.dtype(np.float32))
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
     header["cal_min"], header["cal_max"] = 0.0, 0.0
@@ -201,8 +291,20 @@ def guess_modality(array: NDArray[np.float32]) -> str:
     return "CT" if CT_AIR[0] <= lowest <= CT_AIR[1] and highest > CT_TISSUE else "MR"
 
 
-def _load(path: Path) -> tuple[NiftiSource, NDArray[Any]]:
-    """Header and stored values, unscaled, in the file's own data type."""
+def read_values(path: Path) -> tuple[list[NDArray[np.float32]], NDArray[np.float64]]:
+    """The 3-D volumes of a NIfTI file that may be a label map, NaN included, and its affine in RAS+.
+
+    Raises:
+        ScanError: the file is damaged or is not a scalar image.
+        OutOfMemory: it does not fit the memory.
+    """
+    source, stored = _load(path, labels=True)
+    affine = np.asarray(source.header.get_best_affine(), dtype=np.float64)
+    return [_physical(part, source) for _, part in _parts(stored)], affine
+
+
+def _load(path: Path, labels: bool = False) -> tuple[NiftiSource, NDArray[Any]]:
+    """Header and stored values, unscaled, in the file's own data type; label maps only where they are asked for."""
     if not path.is_file():
         raise ScanError(f"{path} is not a file (any more).")
     try:
@@ -210,7 +312,7 @@ def _load(path: Path) -> tuple[NiftiSource, NDArray[Any]]:
             image: Any = nib.load(path)
         if type(image) not in (nib.Nifti1Image, nib.Nifti2Image):
             raise ScanError(f"{path} is {type(image).__name__}, not a NIfTI volume; convert it to NIfTI first.")
-        _check_header(path, image)
+        _check_header(path, image, labels)
         with _opened(path) as file, _quiet():
             header = type(image.header).from_fileobj(file)
         stored = np.asanyarray(image.dataobj.get_unscaled())
@@ -223,13 +325,13 @@ def _load(path: Path) -> tuple[NiftiSource, NDArray[Any]]:
     return NiftiSource(header, stored.shape, float(image.dataobj.slope), float(image.dataobj.inter)), stored
 
 
-def _check_header(path: Path, image: Any) -> None:
+def _check_header(path: Path, image: Any, labels: bool) -> None:
     shape, dtype = image.shape, image.header.get_data_dtype()
     intent = int(image.header["intent_code"])
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         kind = {"c": "complex values", "V": "RGB colours"}.get(dtype.kind, f"values of type {dtype}")
         raise ScanError(f"{path} holds {kind}, not a scalar image; convert it to real numbers first.")
-    if intent in NOT_SCANS:
+    if intent in NOT_SCANS and not (labels and intent == LABELS):
         raise ScanError(f"{path} is {NOT_SCANS[intent]} by its intent code, not a scan.")
     if len(shape) < 2 or 0 in shape:
         raise ScanError(f"{path} holds no image (its shape is {'x'.join(map(str, shape)) or 'empty'}).")
@@ -264,10 +366,13 @@ def _physical(stored: NDArray[Any], source: NiftiSource) -> NDArray[np.float32]:
     return array
 
 
-def _stored(array: NDArray[np.float32], old: NDArray[Any], source: NiftiSource) -> NDArray[Any]:
-    """Physical values as stored values; where nothing was measured or changed, the old ones."""
+def _stored(
+    array: NDArray[np.float32], old: NDArray[Any], source: NiftiSource, hole: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
+    """Physical values as stored values; where nothing was measured (outside a hole) or changed, the old ones."""
     before = _physical(old, source)
-    keep = ~np.isfinite(before) | ~np.isfinite(array) | (array == before)
+    unmeasured = ~np.isfinite(before) if hole is None else ~np.isfinite(before) & ~hole
+    keep = unmeasured | ~np.isfinite(array) | (array == before)
     values = (np.where(keep, 0, array).astype(np.float64) - source.intercept) / source.slope
     if old.dtype.kind in "iu":
         limits = np.iinfo(old.dtype)

@@ -33,11 +33,15 @@ class OutputNames:
         restored: the NIfTI file, or the folder of the DICOM series.
         sidecar: the JSON record beside it.
         uncertainty: the NIfTI file of the per-voxel standard deviation.
+        sample: one posterior sample, in the format of ``restored``: a NIfTI file, or the folder of a DICOM series.
+        supplied: the NIfTI file of the share of each voxel that the prior supplied.
     """
 
     restored: Path
     sidecar: Path
     uncertainty: Path
+    sample: Path
+    supplied: Path
 
 
 def nifti_stem(name: str) -> str | None:
@@ -91,14 +95,24 @@ def output_names(ref: ScanRef, output: Path, task: str) -> OutputNames:
     """
     if not is_file_name(output):
         folder, base = output / ref.relative.parent, f"{ref.stem}_{TASK_SUFFIX[task]}"
-        restored = folder / (base if ref.kind == "dicom" else f"{base}.nii.gz")
-        return OutputNames(restored, folder / f"{base}.json", folder / f"{base}_uncertainty.nii.gz")
+        suffix = "" if ref.kind == "dicom" else ".nii.gz"
+        return _beside(folder / f"{base}{suffix}", base, suffix)
     if ref.kind == "dicom":
         raise UsageError(f"{output} is a file name, but a DICOM series needs an output folder.")
     if output.exists() and output.resolve() == ref.path.resolve():
         raise UsageError(f"{output} is the input itself; name another output file.")
-    base = str(nifti_stem(output.name))
-    return OutputNames(output, output.with_name(f"{base}.json"), output.with_name(f"{base}_uncertainty.nii.gz"))
+    return _beside(output, str(nifti_stem(output.name)), ".nii.gz")
+
+
+def _beside(restored: Path, base: str, suffix: str) -> OutputNames:
+    """The names that go with a restored image; ``suffix`` is that of images in the scan's own format."""
+    return OutputNames(
+        restored=restored,
+        sidecar=restored.with_name(f"{base}.json"),
+        uncertainty=restored.with_name(f"{base}_uncertainty.nii.gz"),
+        sample=restored.with_name(f"{base}_sample{suffix}"),
+        supplied=restored.with_name(f"{base}_supplied.nii.gz"),
+    )
 
 
 @contextmanager

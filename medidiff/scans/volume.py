@@ -46,6 +46,14 @@ class Volume:
         units: ``HU`` for CT, ``BQML`` and the like for PET, ``a.u.`` otherwise.
         label: tells the volumes of one scan apart (``""`` for the only one, ``t=3`` and the like in 4-D).
         valid: boolean mask of voxels that hold measured data, or ``None`` when all do (padding, NaN-free by contract).
+        slice_axis: the array axis along which slices were stacked (2 for a DICOM series); ``None`` when not known.
+        thickness: millimetres that a slice integrates over along ``slice_axis`` (DICOM SliceThickness), which is less
+            than the spacing where there are gaps; ``None`` when not known.
+        missing: boolean mask of whole slices that a DICOM series lacks, which only ``read(..., fill_gaps=True)`` gives;
+            they are not ``valid`` either, and inpainting restores them. ``None`` when no slice is missing.
+        irregular: why the neighbours along the last axis are not known although the series holds some (gantry tilt, a
+            missing slice): a clause such as ``the slice step leans 14.0 degrees from the slice normal (gantry tilt)``.
+            Empty for a regular volume and for an image that has no neighbours.
     """
 
     array: NDArray[np.float32]
@@ -54,6 +62,10 @@ class Volume:
     units: str = "a.u."
     label: str = ""
     valid: NDArray[np.bool_] | None = None
+    slice_axis: int | None = None
+    thickness: float | None = None
+    missing: NDArray[np.bool_] | None = None
+    irregular: str = ""
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -77,6 +89,21 @@ class Scan:
     volumes: tuple[Volume, ...]
     source: Any
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is to be restored, on the grids of a scan.
+
+    Attributes:
+        holes: one boolean array a volume, of the shape of its array; True = restore.
+        notes: one sentence each on what the user should know (resampled to the scan's grid, ...).
+        files: the files that the mask was read from.
+    """
+
+    holes: tuple[NDArray[np.bool_], ...]
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)

@@ -255,8 +255,8 @@ def test_maps_of_a_split_series_go_to_one_file_a_grid(tmp_path, save_series, der
     (case,) = find_scans([tmp_path / "in"]).cases
     scan = read(case)
     files = write_map(scan, [volume.array for volume in scan.volumes], tmp_path / "u.nii.gz", derivation)
-    assert [file.name for file in files] == ["u.nii.gz", "u_2.nii.gz"]
-    for file, volume in zip(files, scan.volumes, strict=True):
+    assert [file.name for file in files] == ["u.nii.gz", "u_2.nii.gz", "u.dcm", "u_2.dcm"]
+    for file, volume in zip(files[:2], scan.volumes, strict=True):
         (back,) = read(find_scans([file]).cases[0]).volumes
         np.testing.assert_array_equal(back.array, volume.array)
         np.testing.assert_allclose(back.affine, volume.affine, atol=1e-5)
