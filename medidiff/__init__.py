@@ -5,6 +5,8 @@
     restoration = medidiff.denoise("scan.nii.gz")
     restoration.save("scan_denoised.nii.gz")
 
+``superresolve`` and ``inpaint`` are called alike; ``load`` gives a pipeline that restores many scans.
+
 The names below are loaded on first use, so that ``import medidiff`` costs no torch.
 """
 
@@ -16,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 from medidiff._version import __version__
 
 if TYPE_CHECKING:
-    from medidiff.pipelines import denoise, load
+    from medidiff.pipelines import denoise, inpaint, load, superresolve
     from medidiff.restore import Restoration
 
-__all__ = ["Restoration", "__version__", "denoise", "load"]
+__all__ = ["Restoration", "__version__", "denoise", "inpaint", "load", "superresolve"]
 
-_HOME = {"Restoration": "medidiff.restore", "denoise": "medidiff.pipelines", "load": "medidiff.pipelines"}
+_HOME = {"Restoration": "medidiff.restore"} | dict.fromkeys(
+    ("denoise", "inpaint", "load", "superresolve"), "medidiff.pipelines"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -50,6 +50,11 @@ class Bundle:
         return settings
 
     @property
+    def spatial_dims(self) -> int:
+        """2 for a network of images, 3 for one of volumes."""
+        return int(self.settings["network"].get("spatial_dims", 3))
+
+    @property
     def weights(self) -> Path:
         """The weights file."""
         return self.path / str(self.settings["weights"]["file"])
@@ -122,13 +127,14 @@ def read(path: Path) -> Bundle:
             bundle.weights,
             bundle.settings["tasks"],
             bundle.settings["network"],
+            bundle.spatial_dims,
         )
         assert all(needed)
     except OSError as error:
         raise PipelineError(
             f"{path} holds no {METADATA}; name a pipeline that `medidiff list` shows, or a bundle's folder."
         ) from error
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise PipelineError(f"{path / METADATA} is not the metadata of a medidiff bundle.") from error
     return bundle
 

@@ -6,9 +6,9 @@ A misspelt or unknown key is an error. Import costs no torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 
 class Frozen(BaseModel):
@@ -17,18 +17,53 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def each_axis(value: Any) -> Any:
+    """One figure for all three axes, as three."""
+    return (value,) * 3 if isinstance(value, int | float) else value
+
+
+Task = Literal["denoise", "superres", "inpaint"]
+Factor = Annotated[float, Field(ge=1, le=16)]
+Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class RestoreOptions(Frozen):
     """How one volume is restored; the same object serves the command line and Python.
 
-    ``noise`` is ``"auto"`` (estimated from the scan) or the noise standard deviation in percent of the volume's bright
-    foreground level (its 99.5th percentile). ``samples = 0`` gives the posterior mean only.
+    ``noise`` is ``"auto"`` (estimated from the scan), the noise standard deviation in percent of the volume's bright
+    foreground level (its 99.5th percentile), or ``None`` for the task's default: estimated for denoising, and 0 for
+    super-resolution and inpainting, where 0 means that what was measured is kept exactly. ``samples = 0`` gives the
+    posterior mean only. ``gamma`` is the perception dial: with ``gamma > 0`` an image ``mean + gamma (sample - mean)``
+    is made beside the mean, never in its place. ``factor`` (voxels out per voxel in) and ``spacing`` (millimetres) say
+    how fine super-resolution becomes: three figures, one an axis of the array, or one for all axes that have more than
+    one voxel; neither: isotropic voxels. ``profile`` is the sensitivity of a voxel along the axes that super-resolution
+    refines; ``force`` restores scans that lie outside of what the pipeline was trained for.
     """
 
-    noise: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = "auto"
+    noise: Literal["auto"] | Annotated[float, Field(ge=0, le=100)] | None = None
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     samples: Annotated[int, Field(ge=0, le=1024)] = 0
     steps: Annotated[int, Field(ge=1, le=1000)] = 8
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    factor: Annotated[tuple[Factor, Factor, Factor], BeforeValidator(each_axis)] | None = None
+    spacing: Annotated[tuple[Millimetres, Millimetres, Millimetres], BeforeValidator(each_axis)] | None = None
+    profile: Literal["auto", "gaussian", "box", "kspace"] = "auto"
+    force: bool = False
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> RestoreOptions:
+        if self.factor is not None and self.spacing is not None:
+            raise ValueError("factor and spacing both say how fine the result becomes; give one of them.")
+        if self.gamma > 0 and self.samples < 1:
+            raise ValueError("gamma mixes a posterior sample in; it needs samples of 1 or more.")
+        return self
+
+    def unsuited(self, task: Task) -> str:
+        """Why a task cannot take these options, in one sentence; empty when it can."""
+        if task != "superres" and (self.factor, self.spacing, self.profile) != (None, None, "auto"):
+            return f"factor, spacing and profile belong to superres; {task} keeps the grid."
+        return ""
 
 
 class ComputeOptions(Frozen):
@@ -44,9 +79,11 @@ class ComputeOptions(Frozen):
 class RunConfig(Frozen):
     """A run over files and folders: what, where to, how."""
 
-    task: Literal["denoise"] = "denoise"
+    task: Task = "denoise"
     inputs: tuple[Path, ...]
     output: Path
+    mask: Path | None = None
+    uncertainty: bool | None = None
     pipeline: str = "auto"
     restore: RestoreOptions = RestoreOptions()
     compute: ComputeOptions = ComputeOptions()
@@ -56,9 +93,24 @@ class RunConfig(Frozen):
     existing: Literal["resume", "overwrite"] = "resume"
     fail_fast: bool = False
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> RunConfig:
+        if why := self.restore.unsuited(self.task):
+            raise ValueError(why)
+        if self.mask is not None and self.task == "denoise":
+            raise ValueError("denoise takes no mask; inpaint and superres do.")
+        return self
+
+    @property
+    def maps(self) -> bool:
+        """Whether maps are written beside the result: as asked, else when there are samples."""
+        return self.restore.samples > 0 if self.uncertainty is None else self.uncertainty
+
 
 def describe(error: ValidationError) -> str:
     """One sentence for a person out of pydantic's findings (first finding only)."""
     finding = error.errors()[0]
+    if finding["type"] == "value_error":  # one of this module's own sentences
+        return str(finding["ctx"]["error"])
     where = ".".join(str(part) for part in finding["loc"]) or "settings"
     return f"{where}: {finding['msg']} (got {finding.get('input')!r})"

@@ -5,11 +5,15 @@ from medidiff.pipelines import DenoisePipeline
 denoise = DenoisePipeline.load("mr")
 restoration = denoise("scan.nii.gz")
 restoration.save("scan_denoised.nii.gz")
+
+With ``auto`` as the name each scan goes to the installed pipeline that suits it best: see ``choose``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,9 +22,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from medidiff import bundles, scans
-from medidiff.config import ComputeOptions, RestoreOptions, describe
+from medidiff.config import ComputeOptions, RestoreOptions, Task, describe
 from medidiff.errors import PipelineError, ScanError, UsageError
-from medidiff.scans.volume import Volume
+from medidiff.scans.volume import Scan, ScanRef, Volume
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from medidiff.restore import Engine, Progress, Restoration
 
 Source: TypeAlias = "str | Path | Volume | SpatialImage | tuple[NDArray[Any], NDArray[Any]]"
+MaskSource: TypeAlias = "str | Path | SpatialImage | NDArray[Any]"
 DEFAULT = "auto"
 
 
@@ -43,6 +48,7 @@ class PipelineInfo:
     path: Path
     licence: str
     weights_sha256: str
+    spatial_dims: int
 
 
 def available() -> list[PipelineInfo]:
@@ -50,13 +56,47 @@ def available() -> list[PipelineInfo]:
     return [_info(bundle) for bundle in bundles.every()]
 
 
-def find(name_or_path: str | Path = DEFAULT, *, task: str = "denoise") -> PipelineInfo:
-    """The pipeline that ``load`` would load, from its description alone; imports no torch.
+def candidates(name_or_path: str | Path = DEFAULT, *, task: Task = "denoise") -> tuple[PipelineInfo, ...]:
+    """The pipelines that a name stands for: the one that it names, or with ``auto`` all that do the task.
+
+    Imports no torch.
 
     Raises:
         PipelineError: if there is no such pipeline, or it does not do the task.
     """
-    return _info(_choose(name_or_path, task))
+    if str(name_or_path) == DEFAULT:
+        able = tuple(info for info in available() if task in info.tasks)
+        if not able:
+            raise PipelineError(f"No installed pipeline can {task}; set MEDIDIFF_BUNDLES to a folder of bundles.")
+        return able
+    info = _info(bundles.locate(name_or_path))
+    if task not in info.tasks:
+        raise PipelineError(
+            f"Pipeline {info.name} does not {task}; it does: {', '.join(info.tasks)}."
+            " `medidiff list` shows what each can do."
+        )
+    return (info,)
+
+
+def choose(volume: Volume, among: Sequence[PipelineInfo]) -> PipelineInfo:
+    """The pipeline that suits a scan best.
+
+    A 2-D image (one voxel along its last axis) goes to a pipeline for images, if there is one, better to one that was
+    trained on its modality; a volume goes to a pipeline that was trained on its modality, better to one for volumes.
+    Among equals the first is taken.
+
+    Args:
+        volume: the scan.
+        among: one pipeline or more, as ``candidates`` gives them.
+    """
+    planar = volume.array.shape[2] == 1
+
+    def suits(info: PipelineInfo) -> tuple[bool, bool]:
+        dims = info.spatial_dims == (2 if planar else 3)
+        trained = not info.modalities or volume.modality in info.modalities
+        return (dims, trained) if planar else (trained, dims)
+
+    return max(among, key=suits)
 
 
 def _info(bundle: bundles.Bundle) -> PipelineInfo:
@@ -69,27 +109,76 @@ def _info(bundle: bundles.Bundle) -> PipelineInfo:
         path=bundle.path,
         licence=str(bundle.settings.get("licence", "")),
         weights_sha256=bundle.weights_sha256,
+        spatial_dims=bundle.spatial_dims,
     )
 
 
-def _choose(name_or_path: str | Path, task: str) -> bundles.Bundle:
-    """The named bundle, or with ``auto`` the first one that does the task."""
-    if str(name_or_path) != DEFAULT:
-        bundle = bundles.locate(name_or_path)
-        if task not in bundle.settings["tasks"]:
-            raise PipelineError(
-                f"Pipeline {bundle.name} does not {task}; it does: {', '.join(bundle.settings['tasks'])}."
-                " `medidiff list` shows what each can do."
-            )
-        return bundle
-    for bundle in bundles.every():
-        if task in bundle.settings["tasks"]:
-            return bundle
-    raise PipelineError(f"No installed pipeline can {task}; set MEDIDIFF_BUNDLES to a folder of bundles.")
+class Restorer(ABC):
+    """What takes a scan and gives a restoration: one pipeline, or several of which each scan finds its own.
+
+    Attributes:
+        task: what it does.
+    """
+
+    task: Task
+
+    @abstractmethod
+    def choose(self, volume: Volume) -> Pipeline:
+        """The pipeline that restores a scan."""
+
+    @abstractmethod
+    def restore(
+        self,
+        volume: Volume,
+        options: RestoreOptions | None = None,
+        *,
+        hole: NDArray[np.bool_] | None = None,
+        progress: Progress | None = None,
+    ) -> Restoration:
+        """Restore one volume.
+
+        Args:
+            volume: the scan.
+            options: noise level, strength, samples, steps, seed and the like.
+            hole: what to fill, shape of ``volume.array``; needed to inpaint, allowed for superres.
+            progress: called with (tiles done, all tiles).
+
+        Raises:
+            UsageError: if the hole or the options do not suit the task.
+            ScanError: if the scan cannot be restored so.
+            OutOfMemory: if it does not fit the memory.
+        """
+
+    def __call__(self, source: Source, mask: MaskSource | None = None, **options: Any) -> Restoration:
+        """Restore a scan given as a path, a nibabel image, an (array, affine) pair or a ``Volume``.
+
+        Args:
+            source: the scan; it must hold one volume.
+            mask: what to fill, not 0 inside: a path, a nibabel image, or an array of the scan's shape.
+            **options: fields of ``medidiff.config.RestoreOptions``: ``noise``, ``strength``, ``samples``, ``steps``,
+                ``gamma``, ``seed``, ``factor``, ``spacing``, ``profile``, ``force``.
+
+        Raises:
+            UsageError: if an option is wrong, the path holds no scan, or several, or the mask does not suit the task.
+            ScanError: if the scan or the mask cannot be read, or they do not fit.
+        """
+        try:
+            settings = RestoreOptions(**options)
+        except ValidationError as error:
+            raise UsageError(describe(error)) from error
+        if why := settings.unsuited(self.task):
+            raise UsageError(why)
+        if mask is None and self.task == "inpaint":
+            raise UsageError("inpaint needs a mask: a path, a nibabel image, or an array of the scan's shape.")
+        if mask is not None and self.task == "denoise":
+            raise UsageError("denoise takes no mask; inpaint and superres do.")
+        scan = to_scan(source)
+        hole = None if mask is None else to_hole(mask, scan)
+        return self.restore(scan.volumes[0], settings, hole=hole)
 
 
-class Pipeline:
-    """A loaded pipeline; make one with ``load``.
+class Pipeline(Restorer):
+    """One loaded pipeline; make one with ``load``.
 
     Attributes:
         task: what it does.
@@ -100,8 +189,6 @@ class Pipeline:
         weights_sha256: identity of the weights.
         device: where it runs.
     """
-
-    task = "denoise"
 
     def __init__(self, bundle: bundles.Bundle, engine: Engine) -> None:
         self.name, self.version, self.path = bundle.name, bundle.version, bundle.path
@@ -114,10 +201,11 @@ class Pipeline:
 
     @classmethod
     def load(cls, name_or_path: str | Path = DEFAULT, *, compute: ComputeOptions | None = None) -> Pipeline:
-        """Load a pipeline for this class's task.
+        """Load one pipeline for this class's task.
 
         Args:
-            name_or_path: a name that ``medidiff list`` shows, a bundle's folder, or ``auto`` for the task's default.
+            name_or_path: a name that ``medidiff list`` shows, a bundle's folder, or ``auto`` for the only one that
+                does the task.
             compute: device, precision, threads, tile size.
 
         Raises:
@@ -128,7 +216,11 @@ class Pipeline:
         from medidiff.restore import Engine
 
         compute = compute or ComputeOptions()
-        bundle = _choose(name_or_path, cls.task)
+        able = candidates(name_or_path, task=cls.task)
+        if len(able) > 1:
+            names = ", ".join(info.name for info in able)
+            raise PipelineError(f"auto may mean {names}; name one of them, or let medidiff.load choose for each scan.")
+        bundle = bundles.read(able[0].path)
         halo = int(bundle.settings["halo"])
         if compute.tile is not None and compute.tile <= 2 * halo:
             raise UsageError(
@@ -139,24 +231,24 @@ class Pipeline:
         network = devices.on_device(bundle.network(), device)
         return cls(bundle, Engine(network, device, halo, compute.tile, compute.batch, _noise_range(bundle)))
 
+    def choose(self, volume: Volume) -> Pipeline:
+        """This pipeline, whatever the scan."""
+        return self
+
     def restore(
-        self, volume: Volume, options: RestoreOptions | None = None, *, progress: Progress | None = None
+        self,
+        volume: Volume,
+        options: RestoreOptions | None = None,
+        *,
+        hole: NDArray[np.bool_] | None = None,
+        progress: Progress | None = None,
     ) -> Restoration:
-        """Restore one volume.
-
-        Args:
-            volume: the scan.
-            options: noise level, strength, samples, steps, seed.
-            progress: called with (tiles done, all tiles).
-
-        Raises:
-            OutOfMemory: if it does not fit the memory.
-        """
-        from dataclasses import replace
-
+        """Restore one volume; see ``Restorer.restore``."""
         from medidiff.restore import restore
 
-        restoration = restore(volume, self._engine, options or RestoreOptions(), progress)
+        restoration = restore(
+            volume, self._engine, options or RestoreOptions(), self.task, hole=hole, progress=progress
+        )
         warnings = list(restoration.record["warnings"])
         if self._modalities and volume.modality not in self._modalities:
             warnings.append(
@@ -164,34 +256,98 @@ class Pipeline:
             )
         return replace(restoration, record={**self._identity, **restoration.record, "warnings": warnings})
 
-    def __call__(self, source: Source, **options: Any) -> Restoration:
-        """Restore a scan given as a path, a nibabel image, an (array, affine) pair or a ``Volume``.
-
-        Args:
-            source: the scan; it must hold one volume.
-            **options: fields of ``medidiff.config.RestoreOptions``: ``noise``, ``strength``, ``samples``, ``steps``,
-                ``seed``.
-
-        Raises:
-            UsageError: if an option is wrong or the path holds no scan, or several.
-            ScanError: if the scan cannot be read.
-        """
-        try:
-            settings = RestoreOptions(**options)
-        except ValidationError as error:
-            raise UsageError(describe(error)) from error
-        return self.restore(to_volume(source), settings)
-
 
 class DenoisePipeline(Pipeline):
     """Takes noise away; keeps the grid."""
 
-    task = "denoise"
+    task: Task = "denoise"
 
 
-def load(name_or_path: str | Path = DEFAULT, *, compute: ComputeOptions | None = None) -> Pipeline:
-    """Load a pipeline by name or by its bundle's folder; see ``Pipeline.load``."""
-    return DenoisePipeline.load(name_or_path, compute=compute)
+class SuperResolvePipeline(Pipeline):
+    """Makes voxels finer; what was measured stays, seen through the scanner's voxels."""
+
+    task: Task = "superres"
+
+
+class InpaintPipeline(Pipeline):
+    """Fills the hole of a mask; every voxel outside stays as it is."""
+
+    task: Task = "inpaint"
+
+
+_OF_TASK: dict[Task, type[Pipeline]] = {
+    "denoise": DenoisePipeline,
+    "superres": SuperResolvePipeline,
+    "inpaint": InpaintPipeline,
+}
+
+
+class AutoPipeline(Restorer):
+    """Sends each scan to the pipeline that suits it best; a pipeline is loaded when its first scan comes.
+
+    Attributes:
+        task: what it does.
+        among: the pipelines that it chooses from.
+    """
+
+    def __init__(self, task: Task, *, compute: ComputeOptions | None = None) -> None:
+        """Find the pipelines for a task.
+
+        Args:
+            task: what to do.
+            compute: device, precision, threads, tile size.
+
+        Raises:
+            PipelineError: if no pipeline does the task.
+            UsageError: if the device does not exist.
+        """
+        from medidiff.diffusion import device as devices
+
+        self.task = task
+        self.among = candidates(task=task)
+        self._compute = compute or ComputeOptions()
+        self._loaded: dict[Path, Pipeline] = {}
+        devices.resolve(self._compute)  # a device that is not there ends the run, not each scan
+
+    def choose(self, volume: Volume) -> Pipeline:
+        """The pipeline that suits a scan best, loaded; see ``medidiff.pipelines.choose``."""
+        path = choose(volume, self.among).path
+        if path not in self._loaded:
+            self._loaded[path] = _OF_TASK[self.task].load(path, compute=self._compute)
+        return self._loaded[path]
+
+    def restore(
+        self,
+        volume: Volume,
+        options: RestoreOptions | None = None,
+        *,
+        hole: NDArray[np.bool_] | None = None,
+        progress: Progress | None = None,
+    ) -> Restoration:
+        """Restore one volume with the pipeline that suits it; see ``Restorer.restore``."""
+        return self.choose(volume).restore(volume, options, hole=hole, progress=progress)
+
+
+def load(
+    name_or_path: str | Path = DEFAULT, task: Task = "denoise", *, compute: ComputeOptions | None = None
+) -> Pipeline | AutoPipeline:
+    """Load a pipeline by name or by its bundle's folder; with ``auto`` all that do the task, if there are several.
+
+    Args:
+        name_or_path: a name that ``medidiff list`` shows, a bundle's folder, or ``auto``.
+        task: ``denoise``, ``superres`` or ``inpaint``.
+        compute: device, precision, threads, tile size.
+
+    Raises:
+        PipelineError: if there is no such pipeline, it is damaged, or it does not do the task.
+        UsageError: if the task or the device does not exist, or the tile is too small for the network.
+    """
+    if task not in _OF_TASK:
+        raise UsageError(f"There is no task {task!r}; there are {', '.join(_OF_TASK)}.")
+    able = candidates(name_or_path, task=task)
+    if len(able) > 1:
+        return AutoPipeline(task, compute=compute)
+    return _OF_TASK[task].load(able[0].path, compute=compute)
 
 
 def denoise(
@@ -203,9 +359,49 @@ def denoise(
         source: a path, a nibabel image, an (array, affine) pair or a ``Volume``.
         pipeline: a name that ``medidiff list`` shows, or a bundle's folder.
         compute: device, precision, threads, tile size.
-        **options: see ``Pipeline.__call__``.
+        **options: see ``Restorer.__call__``.
     """
     return load(pipeline, compute=compute)(source, **options)
+
+
+def superresolve(
+    source: Source,
+    mask: MaskSource | None = None,
+    *,
+    pipeline: str | Path = DEFAULT,
+    compute: ComputeOptions | None = None,
+    **options: Any,
+) -> Restoration:
+    """Make the voxels of one scan finer in one call; isotropic, unless ``factor`` or ``spacing`` say otherwise.
+
+    Args:
+        source: a path, a nibabel image, an (array, affine) pair or a ``Volume``.
+        mask: what to fill in the same step, not 0 inside: a path, a nibabel image, or an array of the scan's shape.
+        pipeline: a name that ``medidiff list`` shows, or a bundle's folder.
+        compute: device, precision, threads, tile size.
+        **options: see ``Restorer.__call__``.
+    """
+    return load(pipeline, "superres", compute=compute)(source, mask, **options)
+
+
+def inpaint(
+    source: Source,
+    mask: MaskSource,
+    *,
+    pipeline: str | Path = DEFAULT,
+    compute: ComputeOptions | None = None,
+    **options: Any,
+) -> Restoration:
+    """Fill a hole of one scan in one call.
+
+    Args:
+        source: a path, a nibabel image, an (array, affine) pair or a ``Volume``.
+        mask: what to fill, not 0 inside: a path, a nibabel image, or an array of the scan's shape.
+        pipeline: a name that ``medidiff list`` shows, or a bundle's folder.
+        compute: device, precision, threads, tile size.
+        **options: see ``Restorer.__call__``.
+    """
+    return load(pipeline, "inpaint", compute=compute)(source, mask, **options)
 
 
 def to_volume(source: Source) -> Volume:
@@ -215,10 +411,56 @@ def to_volume(source: Source) -> Volume:
         UsageError: if a path holds no scan or several volumes, or the object is none of the known forms.
         ScanError: if the array is not an image of two or three dimensions with finite values.
     """
-    if isinstance(source, Volume):
-        return source
+    return to_scan(source).volumes[0]
+
+
+def to_scan(source: Source) -> Scan:
+    """A scan in any of the forms that scripts hold it in, as a ``Scan`` of one volume.
+
+    Raises:
+        UsageError: if a path holds no scan or several volumes, or the object is none of the known forms.
+        ScanError: if the array is not an image of two or three dimensions with finite values.
+    """
     if isinstance(source, str | Path):
-        return _read_one(Path(source))
+        scan = scans.open_scan(Path(source))
+        if len(scan.volumes) != 1:
+            raise UsageError(f"{source} holds {len(scan.volumes)} volumes; pass them one by one as (array, affine).")
+        return scan
+    volume = source if isinstance(source, Volume) else _in_memory(source)
+    return Scan(ScanRef("nifti", Path("array"), (), Path("array"), "array"), (volume,), None)
+
+
+def to_hole(mask: MaskSource, scan: Scan) -> NDArray[np.bool_]:
+    """A mask in any of the forms that scripts hold it in, as a hole in a scan of one volume.
+
+    Raises:
+        UsageError: if the object is none of the known forms.
+        ScanError: if the mask cannot be read, does not fit the scan, or is empty.
+    """
+    if isinstance(mask, str | Path):
+        return scans.read_mask(Path(mask), scan).holes[0]
+    volume = scan.volumes[0]
+    if isinstance(mask, np.ndarray):
+        values, affine = mask, volume.affine
+    elif hasattr(mask, "get_fdata") and hasattr(mask, "affine"):
+        values, affine = np.asanyarray(mask.dataobj), np.asarray(mask.affine)
+    else:
+        raise UsageError(f"A mask is a path, a nibabel image or an array, not {type(mask).__name__}.")
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.shape != volume.array.shape or not np.allclose(affine, volume.affine, atol=1e-3):
+        raise ScanError(
+            f"The mask of shape {values.shape} does not lie on the grid of the scan, {volume.array.shape}; "
+            "resample it, or give the path of its file."
+        )
+    hole = np.asarray(values != 0)
+    if not hole.any():
+        raise ScanError("The mask is empty, so there is nothing to fill; mark the hole with values other than 0.")
+    return hole
+
+
+def _in_memory(source: Any) -> Volume:
+    """The volume of a nibabel image or of an (array, affine) pair."""
     if isinstance(source, tuple):
         array, affine = source
     elif hasattr(source, "get_fdata") and hasattr(source, "affine"):
@@ -243,13 +485,6 @@ def to_volume(source: Source) -> Volume:
     modality = guess_modality(filled)
     units = "HU" if modality == "CT" else "a.u."
     return Volume(filled, np.asarray(affine, dtype=np.float64), modality, units, valid=None if valid.all() else valid)
-
-
-def _read_one(path: Path) -> Volume:
-    volumes = scans.open_scan(path).volumes
-    if len(volumes) != 1:
-        raise UsageError(f"{path} holds {len(volumes)} volumes; pass them one by one as (array, affine).")
-    return volumes[0]
 
 
 def _noise_range(bundle: bundles.Bundle) -> tuple[float, float] | None:

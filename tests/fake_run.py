@@ -55,6 +55,6 @@ def go(fake: ModuleType) -> Callable[..., RunResult]:
 
     def start(*inputs: Path, output: Path, reporter: Any = None, **settings: Any) -> RunResult:
         config = RunConfig(inputs=inputs, output=output, **settings)
-        return run(config, reporter=reporter or Silent(), command=["medidiff", "denoise"])
+        return run(config, reporter=reporter or Silent(), command=["medidiff", config.task])
 
     return start

@@ -11,10 +11,10 @@ HEAVY = ("torch", "monai", "nibabel", "pydicom", "highdicom", "numpy", "click", 
 
 
 def test_all_names_exactly_the_public_interface() -> None:
-    assert medidiff.__all__ == ["Restoration", "__version__", "denoise", "load"]
+    assert medidiff.__all__ == ["Restoration", "__version__", "denoise", "inpaint", "load", "superresolve"]
 
 
-@pytest.mark.parametrize("name", ["Restoration", "__version__", "denoise", "load"])
+@pytest.mark.parametrize("name", ["Restoration", "__version__", "denoise", "inpaint", "load", "superresolve"])
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(medidiff, name) is not None
     assert name in dir(medidiff)
@@ -24,6 +24,8 @@ def test_the_names_are_those_of_the_rooms() -> None:
     from medidiff import pipelines, restore
 
     assert medidiff.load is pipelines.load
+    assert medidiff.superresolve is pipelines.superresolve
+    assert medidiff.inpaint is pipelines.inpaint
     assert medidiff.Restoration is restore.Restoration
 
 
@@ -48,7 +50,10 @@ def test_the_front_imports_no_torch(module: str) -> None:
     assert imported_by(f"import medidiff.{module}").isdisjoint({"torch", "monai"})
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["denoise", "--help"], ["list"], ["no-such-command"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["denoise", "--help"], ["superres", "--factor", "0"], ["list"], ["no-such-command"]],
+)
 def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
     statement = (
         f"import contextlib, io\nfrom medidiff.cli import main\n"

@@ -20,6 +20,8 @@ from medidiff.errors import EXIT_MEANINGS, ExitCode, MedidiffError
 # Command name -> module of this package; a module is imported only when its command is wanted.
 COMMANDS = {
     "denoise": "denoise",
+    "superres": "superres",
+    "inpaint": "inpaint",
     "list": "list_pipelines",
     "info": "info",
     "doctor": "doctor",
@@ -107,9 +109,7 @@ def answer(error: Exception, state: State) -> int:
     if isinstance(error, MemoryError):
         say_error("The memory is not enough; free some or use a machine with more.")
         return int(ExitCode.MEMORY)
-    say_error(
-        f"Stopped by an unexpected {type(error).__name__}; run denoise with -vv for details and please report it."
-    )
+    say_error(f"Stopped by an unexpected {type(error).__name__}; run again with -vv for details and please report it.")
     return int(ExitCode.ALL_FAILED)
 
 

@@ -19,7 +19,8 @@ def show(config: RunConfig, *, as_json: bool) -> None:
     if as_json:
         show_json(tree(plan))
         return
-    click.echo(f"pipeline {plan.pipeline.name} {plan.pipeline.version}, output {plan.folder}")
+    able = " or ".join(f"{info.name} {info.version}" for info in plan.pipelines)
+    click.echo(f"pipeline {able}, output {plan.folder}")
     for case in plan.cases:
         click.echo(line(case))
     for left_out in plan.skipped:
@@ -37,7 +38,7 @@ def tree(plan: Plan) -> dict[str, Any]:
     """The plan as JSON."""
     return {
         "dry_run": True,
-        "pipeline": {"name": plan.pipeline.name, "version": plan.pipeline.version},
+        "pipelines": [{"name": info.name, "version": info.version} for info in plan.pipelines],
         "output": str(plan.folder),
         "cases": [
             {

@@ -29,9 +29,48 @@ class NoiseParam(click.ParamType):  # type: ignore[type-arg]  # generic since cl
             percent = float(str(value).removesuffix("%"))
         except ValueError:
             self.fail(f"{value!r} is neither auto nor a number of percent.", param, ctx)
-        if not 0 < percent <= 100:
-            self.fail(f"{value!r} is not above 0 and at most 100 percent.", param, ctx)
+        if not 0 <= percent <= 100:
+            self.fail(f"{value!r} is not between 0 and 100 percent.", param, ctx)
         return percent
+
+
+class AxesParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """One figure for all axes of the array, or three, one for each.
+
+    Args:
+        unit: the letters of a figure on the help page.
+        least: the smallest figure.
+        most: the largest figure.
+        open_end: whether ``least`` itself is refused.
+    """
+
+    name = "axes"
+
+    def __init__(self, unit: str, least: float, most: float, *, open_end: bool = False) -> None:
+        self.unit, self.least, self.most, self.open_end = unit, least, most, open_end
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What the help page shows."""
+        return f"{self.unit}[,{self.unit},{self.unit}]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        """Read ``2`` or ``1,1,4``."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            figures = [float(part) for part in str(value).split(",")]
+        except ValueError:
+            figures = []
+        if len(figures) not in (1, 3):
+            self.fail(f"{value!r} is neither one number nor three with commas between them.", param, ctx)
+        for figure in figures:
+            if not self.least <= figure <= self.most or (self.open_end and figure == self.least):
+                limits = f"above {self.least:g}" if self.open_end else f"between {self.least:g} and {self.most:g}"
+                self.fail(f"{value!r} is not {limits}.", param, ctx)
+        i, j, k = figures if len(figures) == 3 else figures * 3
+        return i, j, k
 
 
 class DeviceParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4

@@ -17,120 +17,198 @@ from medidiff import scans
 from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import CannotWrite, ScanError
-from medidiff.runs import paths, sidecar
+from medidiff.runs import holes, paths, sidecar
 from medidiff.runs.derivation import derive
+from medidiff.runs.holes import Holes
+from medidiff.runs.outcome import Restored, keep
 from medidiff.runs.plan import PlannedCase
 from medidiff.runs.reporter import Reporter
 from medidiff.scans import discover, outputs
 
 if TYPE_CHECKING:
-    from medidiff.pipelines import Pipeline
+    from medidiff.pipelines import Pipeline, Restorer
     from medidiff.scans.outputs import OutputNames
     from medidiff.scans.volume import Derivation, Scan
 
 Progress = Callable[[float], None]
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What is kept of a volume's restoration until the scan is written: a long 4-D scan has many."""
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32] | None
-    record: dict[str, Any]
-    checks: dict[str, Any]
-
-
-def restore_case(case: PlannedCase, config: RunConfig, pipeline: Pipeline, reporter: Reporter) -> None:
+def restore_case(case: PlannedCase, config: RunConfig, restorer: Restorer, reporter: Reporter) -> None:
     """Read a scan, restore its volumes, write it and its sidecar; on any failure nothing half done stays.
 
     Raises:
-        ScanError: the scan cannot be read or restored.
+        ScanError: the scan or its mask cannot be read, or the scan cannot be restored.
+        PipelineError: the pipeline that suits the scan is damaged.
         OutOfMemory: it does not fit the memory.
         CannotWrite: the result cannot be written.
     """
-    names = case.names
     times = [time.perf_counter()]
     if case.ref.path.is_symlink() and not paths.exists(case.ref.path):
         raise ScanError(f"{case.ref.path} is a broken link; fetch the file that it points to.")
     content = discover.content_hash(case.ref)
-    scan = scans.read(case.ref)
+    scan = scans.read(case.ref, fill_gaps=config.task == "inpaint")
+    refuse_irregular(scan, config)
+    wanted = holes.find(scan, config)
     times.append(time.perf_counter())
-    restorations = restore_volumes(scan, config, pipeline, partial(reporter.progress, case))
-    warnings = unique(text for each in restorations for text in each.record.get("warnings", ()))
+    pipeline = restorer.choose(max(scan.volumes, key=lambda volume: volume.array.size))
+    restored = restore_volumes(scan, wanted, config, pipeline, partial(reporter.progress, case))
     times.append(time.perf_counter())
-    who = {"name": pipeline.name, "version": pipeline.version, "weights_sha256": pipeline.weights_sha256}
-    derivation = derive(config, who, [each.record for each in restorations], __version__)
-    # From here on an older sidecar no longer fits the image, so whatever happens the result does not count as done.
-    written = scans.write(scan, [each.mean for each in restorations], names.restored, derivation)
-    more: tuple[Path, ...] = ()
-    try:
-        more, notes = write_uncertainty(scan, restorations, names.uncertainty, derivation)
-        times.append(time.perf_counter())
-        steps = zip(("read", "restore", "write"), times, times[1:], strict=False)
-        tree = sidecar.build(
-            config=config,
-            scan=scan,
-            content_sha256=content,
-            pipeline=who,
-            volumes=[
-                sidecar.describe_volume(volume, each.record, each.checks)
-                for volume, each in zip(scan.volumes, restorations, strict=True)
-            ],
-            written=(*written, *more),
-            file=names.sidecar,
-            restored=names.restored,
-            notes=(*scan.notes, *notes, *warnings),
-            timings={step: end - begin for step, begin, end in steps},
-        )
-        remove_older_maps(names, more)
-        outputs.write_json_atomic(names.sidecar, tree)
-    except BaseException:
-        for path in (names.restored, *more, names.sidecar):
-            remove(path)
-        raise
-    for text in (*scan.notes, *notes):
+    write(Result(case, config, scan, content, wanted, pipeline, restored), times)
+    for text in (*scan.notes, *wanted.notes):
         reporter.note(text)
-    for text in warnings:
+    for text in unique(text for each in restored for text in each.record.get("warnings", ())):
         reporter.warning(text)
+    for text in unique(text for each in restored for text in each.verdicts):
+        reporter.warning(f"{case.ref.path}: {text}")
 
 
-def restore_volumes(scan: Scan, config: RunConfig, pipeline: Pipeline, progress: Progress) -> list[Restored]:
+def refuse_irregular(scan: Scan, config: RunConfig) -> None:
+    """Stop before slices of which the neighbours are not known would be made finer.
+
+    Raises:
+        ScanError: the series is not a regular volume, with the reason.
+    """
+    reasons = unique(volume.irregular for volume in scan.volumes if volume.irregular)
+    if config.task == "superres" and reasons:
+        raise ScanError(
+            f"{scan.ref.path} is not a regular volume ({'; '.join(reasons)}), so its voxels cannot be made finer; "
+            "resample it to a regular grid first."
+        )
+
+
+def restore_volumes(
+    scan: Scan, wanted: Holes, config: RunConfig, pipeline: Pipeline, progress: Progress
+) -> list[Restored]:
     """Restore the volumes of a scan one after the other.
 
     Raises:
         ScanError: a result is not an image of finite values.
     """
     count = len(scan.volumes)
-    restorations = []
-    for index, volume in enumerate(scan.volumes):
+    restored = []
+    for index, (volume, hole) in enumerate(zip(scan.volumes, wanted.of(scan), strict=True)):
 
         def advance(done: int, total: int, index: int = index) -> None:
             progress((index + done / max(total, 1)) / count)
 
-        restoration = pipeline.restore(volume, config.restore, progress=advance)
-        if restoration.mean.shape != volume.array.shape or not np.isfinite(restoration.mean).all():
-            raise ScanError(f"The result for {scan.ref.path} is not an image of finite values; nothing was written.")
-        std = restoration.std if config.restore.samples else None
-        restorations.append(Restored(restoration.mean, std, restoration.record, restoration.checks))
-    return restorations
+        restoration = pipeline.restore(volume, config.restore, hole=hole, progress=advance)
+        filled = 0 if hole is None else int(np.count_nonzero(hole))
+        restored.append(keep(restoration, config, scan.ref, filled))
+    return restored
 
 
-def write_uncertainty(
-    scan: Scan, restorations: Sequence[Restored], path: Path, derivation: Derivation
-) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Write the standard deviation of each voxel when posterior samples were asked for.
+@dataclass(frozen=True)
+class Result:
+    """A restored case, before it is written.
 
-    Returns:
-        The files written, and a note when there could be none.
+    Attributes:
+        case: the case.
+        config: the run's settings.
+        scan: as it was read.
+        content_sha256: the hash of the case's bytes.
+        holes: what was filled.
+        pipeline: the one that restored it.
+        volumes: one for each volume of the scan.
     """
-    maps = [each.std for each in restorations if each.std is not None]
-    if not maps:
-        return (), ()
+
+    case: PlannedCase
+    config: RunConfig
+    scan: Scan
+    content_sha256: str
+    holes: Holes
+    pipeline: Pipeline
+    volumes: Sequence[Restored]
+
+    @property
+    def affines(self) -> list[NDArray[np.float64]] | None:
+        """The grids of the result where they are not those of the scan."""
+        return [each.affine for each in self.volumes] if self.config.task == "superres" else None
+
+    @property
+    def fillable(self) -> tuple[NDArray[np.bool_], ...] | None:
+        """Where voxels are written although they were not measured; on a finer grid all are written anyway."""
+        return self.holes.arrays if self.affines is None else None
+
+    @property
+    def who(self) -> dict[str, str]:
+        """The pipeline as the sidecar names it."""
+        pipeline = self.pipeline
+        return {"name": pipeline.name, "version": pipeline.version, "weights_sha256": pipeline.weights_sha256}
+
+    def derivation(self, *, sample: bool = False) -> Derivation:
+        """The label of the image, or of the generated sample."""
+        made = [each.made(volume) for each, volume in zip(self.volumes, self.scan.volumes, strict=True)]
+        return derive(self.config, self.who, made, __version__, sample=sample)
+
+
+def write(result: Result, times: list[float]) -> None:
+    """Write the image, what lies beside it, and the sidecar; ``times`` are the ends of the steps so far.
+
+    Raises:
+        ScanError: the scan changed since it was read.
+        CannotWrite: the result cannot be written.
+    """
+    names, derivation = result.case.names, result.derivation()
+    # From here on an older sidecar no longer fits the image, so whatever happens the result does not count as done.
+    means = [each.mean for each in result.volumes]
+    written = scans.write(result.scan, means, names.restored, derivation, result.affines, result.fillable)
+    more: list[Path] = []
     try:
-        return scans.write_map(scan, maps, path, derivation), ()
+        write_sample(result, more)
+        notes = write_maps(result, more)
+        times.append(time.perf_counter())
+        tree = describe(result, (*written, *more), notes, times)
+        remove_older(names, (*written, *more))
+        outputs.write_json_atomic(names.sidecar, tree)
+    except BaseException:
+        for path in (names.restored, *more, names.sidecar):
+            remove(path)
+        raise
+
+
+def write_sample(result: Result, written: list[Path]) -> None:
+    """Write the generated sample, if there is one, and add its files to ``written``."""
+    samples = [each.sample for each in result.volumes if each.sample is not None]
+    if samples:
+        path, label = result.case.names.sample, result.derivation(sample=True)
+        written += scans.write(result.scan, samples, path, label, result.affines, result.fillable)
+
+
+def write_maps(result: Result, written: list[Path]) -> tuple[str, ...]:
+    """Write the maps that were asked for, add their files to ``written``, and give a note when there could be none."""
+    names, label = result.case.names, result.derivation()
+    stds = [each.std for each in result.volumes if each.std is not None]
+    shares = [each.supplied for each in result.volumes if each.supplied is not None]
+    try:
+        if stds:
+            written += scans.write_map(result.scan, stds, names.uncertainty, label, result.affines, "uncertainty")
+        if shares:
+            written += scans.write_map(result.scan, shares, names.supplied, label, result.affines, "supplied")
     except ScanError as error:
-        return (), (f"No uncertainty map was written: {error}",)
+        return (f"Not all maps were written: {error}",)
+    return ()
+
+
+def describe(result: Result, written: Sequence[Path], notes: Sequence[str], times: Sequence[float]) -> dict[str, Any]:
+    """The sidecar of a result."""
+    names, scan = result.case.names, result.scan
+    warnings = unique(text for each in result.volumes for text in each.record.get("warnings", ()))
+    steps = zip(("read", "restore", "write"), times, times[1:], strict=False)
+    return sidecar.build(
+        config=result.config,
+        scan=scan,
+        content_sha256=result.content_sha256,
+        mask=result.holes.describe(names.sidecar.parent),
+        pipeline=result.who,
+        volumes=[
+            sidecar.describe_volume(volume, each) for volume, each in zip(scan.volumes, result.volumes, strict=True)
+        ],
+        written=written,
+        file=names.sidecar,
+        restored=names.restored,
+        notes=(*scan.notes, *notes, *warnings),
+        timings={step: end - begin for step, begin, end in steps},
+    )
 
 
 def unique(texts: Iterable[str]) -> tuple[str, ...]:
@@ -138,13 +216,12 @@ def unique(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def remove_older_maps(names: OutputNames, kept: Sequence[Path]) -> None:
-    """Remove the uncertainty maps that the sidecar of an older result lists and that were not made again."""
-    tree = sidecar.load(names.sidecar)
-    stem = names.uncertainty.name.removesuffix(".nii.gz")
-    for listed in sidecar.listed(tree):
-        path = names.uncertainty.with_name(Path(listed).name)
-        if path.name.startswith(stem) and path not in kept:
+def remove_older(names: OutputNames, kept: Sequence[Path]) -> None:
+    """Remove the maps and samples that the sidecar of an older result lists and that were not made again."""
+    beside = tuple(path.name.removesuffix(".nii.gz") for path in (names.uncertainty, names.supplied, names.sample))
+    for listed in sidecar.listed(sidecar.load(names.sidecar)):
+        path = names.sidecar.parent / Path(listed).parts[0]  # a file, or the folder of a series
+        if path.name.startswith(beside) and not any(each == path or path in each.parents for each in kept):
             remove(path)
 
 

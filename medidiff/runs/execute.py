@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medidiff._version import __version__
@@ -20,7 +21,7 @@ from medidiff.runs.reporter import Reporter
 from medidiff.scans import outputs
 
 if TYPE_CHECKING:
-    from medidiff.pipelines import Pipeline
+    from medidiff.pipelines import Restorer
 
 NAMED_CAUSES = (ExitCode.PIPELINE, ExitCode.MEMORY, ExitCode.CANNOT_WRITE)
 
@@ -68,9 +69,9 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
     try:
         record.write()
         reporter.planned(plan)
-        pipeline = load(config, plan) if plan.count("todo") else None
+        restorer = load(config, plan) if plan.count("todo") else None
         for case in plan.cases:
-            result, error = attempt(case, config, plan, pipeline, reporter)
+            result, error = attempt(case, config, plan, restorer, reporter)
             record.add(result)
             reporter.finished(case, result, error)
             if error is not None:
@@ -93,15 +94,16 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
     return RunResult(exit_code(failed, len(record.cases)), status, record, plan)
 
 
-def load(config: RunConfig, plan: Plan) -> Pipeline:
-    """Load the pipeline of the plan; this is where torch comes in."""
+def load(config: RunConfig, plan: Plan) -> Restorer:
+    """Load the pipeline of the plan, or the chooser among several; this is where torch comes in."""
     from medidiff import pipelines
 
-    return pipelines.load(plan.pipeline.path, compute=config.compute)
+    name = plan.pipelines[0].path if len(plan.pipelines) == 1 else pipelines.DEFAULT
+    return pipelines.load(name, config.task, compute=config.compute)
 
 
 def attempt(
-    case: PlannedCase, config: RunConfig, plan: Plan, pipeline: Pipeline | None, reporter: Reporter
+    case: PlannedCase, config: RunConfig, plan: Plan, restorer: Restorer | None, reporter: Reporter
 ) -> tuple[CaseResult, BaseException | None]:
     """Work on one case and tell how it went; only an interruption leaves this function as an exception."""
     start = time.perf_counter()
@@ -109,6 +111,10 @@ def attempt(
     def result(status: CaseStatus, reason: str = "") -> CaseResult:
         there = status != "failed"
         names, folder = case.names, plan.folder
+
+        def written(path: Path) -> str | None:
+            return paths.relative(path, folder) if there and paths.exists(path) else None
+
         return CaseResult(
             input=paths.relative(case.ref.path, folder),
             kind=case.ref.kind,
@@ -116,19 +122,19 @@ def attempt(
             reason=reason,
             seconds=time.perf_counter() - start,
             restored=paths.relative(names.restored, folder) if there else None,
-            uncertainty=paths.relative(names.uncertainty, folder)
-            if there and paths.exists(names.uncertainty)
-            else None,
+            uncertainty=written(names.uncertainty),
+            supplied=written(names.supplied),
+            sample=written(names.sample),
             sidecar=paths.relative(names.sidecar, folder) if there else None,
         )
 
     if case.state == "done":
         return result("skipped", case.reason), None
-    if case.state == "refused" or pipeline is None:
+    if case.state == "refused" or restorer is None:
         return result("failed", case.reason), CannotWrite(case.reason)
     reporter.started(case)
     try:
-        restore_case(case, config, pipeline, reporter)
+        restore_case(case, config, restorer, reporter)
     except Exception as error:
         return result("failed", failures.sentence(error, case.ref)), failures.classified(error)
     finally:

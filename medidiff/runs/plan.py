@@ -6,16 +6,16 @@ Nothing is decoded, nothing is written, torch is not imported; ``--dry-run`` pri
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from medidiff import pipelines
+from medidiff import pipelines, scans
 from medidiff.config import RunConfig
 from medidiff.errors import NoScanFound, ScanError, UsageError
 from medidiff.pipelines import PipelineInfo
-from medidiff.runs import paths, sidecar
+from medidiff.runs import holes, paths, sidecar
 from medidiff.runs.record import is_run_record
 from medidiff.scans import discover, outputs
 from medidiff.scans.outputs import OutputNames
@@ -50,14 +50,14 @@ class Plan:
         cases: every case, in the order of work.
         skipped: files that are no scan or are left out, with the reason.
         folder: the folder of the outputs; paths in records are relative to it.
-        pipeline: the pipeline that was chosen.
+        pipelines: those that a scan may go to; several when the run chooses for each scan.
         run_file: where ``run.json`` goes; ``None`` when the output is one named file.
     """
 
     cases: tuple[PlannedCase, ...]
     skipped: tuple[Skipped, ...]
     folder: Path
-    pipeline: PipelineInfo
+    pipelines: tuple[PipelineInfo, ...]
     run_file: Path | None
 
     def count(self, state: State) -> int:
@@ -69,7 +69,7 @@ def make_plan(config: RunConfig) -> Plan:
     """Find the cases and decide what is to be done with each.
 
     Raises:
-        UsageError: an input is missing, or the output and the input would touch.
+        UsageError: an input or the mask is missing, or the output would touch the input or the mask.
         NoScanFound: nothing in the input can be processed.
         PipelineError: there is no such pipeline.
     """
@@ -77,19 +77,20 @@ def make_plan(config: RunConfig) -> Plan:
     folder = config.output.parent if single else config.output
     if not single:
         paths.refuse_input_as_output(config.inputs, folder)
+    holes.refuse_absent_mask(config)
     found, skipped = find(config, None if single else folder)
     if not found:
         raise NoScanFound(nothing_found(config.inputs, skipped))
     if single and len(found) > 1:
         raise UsageError(f"{config.output} is a file name but there are {len(found)} scans; give a folder as output.")
+    holes.refuse_missing_mask(config, found)
     names = [outputs.output_names(ref, config.output, config.task) for ref in found]
-    targets = [path for each in names for path in (each.restored, each.sidecar, each.uncertainty)]
-    paths.refuse_overwriting((file for ref in found for file in ref.files), targets)
-    pipeline = pipelines.find(config.pipeline, task=config.task)
-    cases = tuple(
-        judge(PlannedCase(ref, each), config, pipeline, single) for ref, each in zip(found, names, strict=True)
-    )
-    return Plan(cases, skipped, folder, pipeline, None if single else folder / "run.json")
+    targets = [path for each in names for path in astuple(each)]
+    originals = [file for ref in found for file in ref.files]
+    paths.refuse_overwriting([*originals, config.mask] if config.mask is not None else originals, targets)
+    able = pipelines.candidates(config.pipeline, task=config.task)
+    cases = tuple(judge(PlannedCase(ref, each), config, able, single) for ref, each in zip(found, names, strict=True))
+    return Plan(cases, skipped, folder, able, None if single else folder / "run.json")
 
 
 def find(config: RunConfig, output: Path | None) -> tuple[tuple[ScanRef, ...], tuple[Skipped, ...]]:
@@ -107,6 +108,8 @@ def find(config: RunConfig, output: Path | None) -> tuple[tuple[ScanRef, ...], t
     homes = [home(ref.files[0].parent) for ref in found.cases]
     cases = tuple(ref for ref, results in zip(found.cases, homes, strict=True) if results is None)
     skipped = [each for each in found.skipped if home(each.path.parent) is None]
+    cases, masks = holes.without_masks(cases, config)
+    skipped += masks
     earlier = {results for results in homes if results is not None and (output is None or results != output.resolve())}
     skipped += [
         Skipped(folder, "holds results of medidiff; name it as the input to restore them") for folder in sorted(earlier)
@@ -136,7 +139,7 @@ def nothing_found(inputs: Sequence[Path], skipped: Sequence[Skipped]) -> str:
     return f"No scan was found in {where}{more}; give NIfTI files (.nii, .nii.gz), DICOM folders, or folders of them."
 
 
-def judge(case: PlannedCase, config: RunConfig, pipeline: PipelineInfo, single: bool) -> PlannedCase:
+def judge(case: PlannedCase, config: RunConfig, able: Sequence[PipelineInfo], single: bool) -> PlannedCase:
     """Set the state of a case by what lies in the output folder."""
     if config.existing == "overwrite":
         return case
@@ -147,9 +150,11 @@ def judge(case: PlannedCase, config: RunConfig, pipeline: PipelineInfo, single: 
         return case if foreign is None else replace(case, state="refused", reason=f"{foreign} {NOT_OURS}")
     try:
         content = discover.content_hash(case.ref)
-    except (OSError, ScanError):  # the case will fail by itself, with a reason
+        mask = scans.mask_hash(config.mask, case.ref) if config.mask is not None else ""
+    except (OSError, ScanError, UsageError):  # the case will fail by itself, with a reason
         return case
-    asked = sidecar.Asked(config.task, content, config.restore, pipeline.weights_sha256)
+    weights = frozenset(info.weights_sha256 for info in able)
+    asked = sidecar.Asked(config.task, content, mask, config.restore, config.maps, weights)
     reason = sidecar.stale(there, names.sidecar.parent, asked)
     if not reason:
         return replace(case, state="done", reason=f"{names.restored} is done already; --overwrite makes it again.")

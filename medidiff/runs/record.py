@@ -28,6 +28,8 @@ class CaseResult:
         seconds: the time spent on it.
         restored: the restored file, or the folder of a DICOM series.
         uncertainty: the uncertainty map, if one was written.
+        supplied: the map of what the prior supplied, if one was written.
+        sample: the generated sample, if one was written.
         sidecar: the JSON file that tells how the result came about.
         report: the report page, if one was written.
     """
@@ -39,11 +41,14 @@ class CaseResult:
     seconds: float = 0.0
     restored: str | None = None
     uncertainty: str | None = None
+    supplied: str | None = None
+    sample: str | None = None
     sidecar: str | None = None
     report: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The case as it stands in ``run.json``."""
+        """The case as it stands in ``run.json``; supplied and sample stand there only when they were written."""
+        more = {"supplied": self.supplied, "sample": self.sample}
         return {
             "input": self.input,
             "kind": self.kind,
@@ -55,6 +60,7 @@ class CaseResult:
                 "uncertainty": self.uncertainty,
                 "sidecar": self.sidecar,
                 "report": self.report,
+                **{name: path for name, path in more.items() if path is not None},
             },
         }
 

@@ -18,6 +18,7 @@ import numpy as np
 from medidiff._version import __version__
 from medidiff.config import RestoreOptions, RunConfig
 from medidiff.runs import environment
+from medidiff.runs.outcome import Restored
 from medidiff.runs.paths import discreet, location, relative
 from medidiff.runs.record import now
 from medidiff.scans.volume import Scan, ScanRef, Volume
@@ -30,6 +31,7 @@ def build(
     config: RunConfig,
     scan: Scan,
     content_sha256: str,
+    mask: dict[str, Any] | None,
     pipeline: dict[str, str],
     volumes: Sequence[dict[str, Any]],
     written: Iterable[Path],
@@ -44,7 +46,8 @@ def build(
         config: the run's settings.
         scan: the case as it was read.
         content_sha256: the hash of the case's bytes.
-        pipeline: ``name``, ``version`` and ``weights_sha256``.
+        mask: what was filled, or ``None``.
+        pipeline: ``name``, ``version`` and ``weights_sha256`` of the one that was used.
         volumes: what ``describe_volume`` says of each volume.
         written: the files of the result.
         file: where the sidecar will lie.
@@ -61,6 +64,7 @@ def build(
         "task": config.task,
         "created": now(),
         "input": describe_input(scan.ref, content_sha256, folder),
+        "mask": mask,
         "pipeline": pipeline,
         "config": effective(config, scan.ref, restored, folder),
         "seed": config.restore.seed,
@@ -95,23 +99,43 @@ def describe_file(path: Path, name: str) -> dict[str, Any]:
     return {"path": name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def describe_volume(volume: Volume, record: dict[str, Any], checks: dict[str, Any]) -> dict[str, Any]:
-    """What went in and what was found for one volume."""
-    return {
+def describe_volume(volume: Volume, restored: Restored) -> dict[str, Any]:
+    """What went in, what came out and what was found for one volume."""
+    tree = {
         "label": volume.label,
         "shape": list(volume.array.shape),
         "spacing_mm": list(volume.spacing),
         "modality": volume.modality,
         "units": volume.units,
-        "record": record,
-        "checks": checks,
+        "restored": {
+            "shape": list(restored.mean.shape),
+            "spacing_mm": np.linalg.norm(restored.affine[:3, :3], axis=0).tolist(),
+        },
+        "record": restored.record,
+        "guard": {"verdicts": list(restored.verdicts), "figures": restored.checks},
     }
+    return tree if restored.std is None else tree | {"uncertainty": interval(restored.record.get("interval") or {})}
+
+
+def interval(found: dict[str, Any]) -> dict[str, Any]:
+    """What the uncertainty map means; ``found`` holds level, quantile, calibrated and volumes, as far as known."""
+    quantile = found.get("quantile")
+    if not found.get("calibrated") or quantile is None:
+        meaning = "the standard deviation that the network expects; it was not compared with true errors for this task"
+    else:
+        meaning = (
+            f"restored +- {quantile:.3g} times the map contains the true value in {100 * found['level']:.3g} percent "
+            "of voxels, on scans like those of calibration"
+        )
+    return {**found, "meaning": meaning}
 
 
 def effective(config: RunConfig, ref: ScanRef, restored: Path, folder: Path) -> dict[str, Any]:
     """The settings that repeat this case alone, with paths relative to the sidecar."""
     tree: dict[str, Any] = config.model_dump(mode="json")
     tree["inputs"] = [discreet(ref.path, folder)]
+    tree["mask"] = None if config.mask is None else discreet(config.mask, folder)
+    tree["uncertainty"] = config.maps
     tree["output"] = relative(restored, folder)
     if Path(config.pipeline).is_dir():
         tree["pipeline"] = discreet(Path(config.pipeline), folder)
@@ -144,14 +168,18 @@ class Asked:
     Attributes:
         task: the task.
         content_sha256: the hash of the input's bytes.
+        mask_sha256: the hash of the mask's bytes; empty when there is none.
         options: the options of the restoration.
-        weights_sha256: the hash of the pipeline's weights.
+        maps: whether maps are written beside the result.
+        weights: the hashes of the weights of every pipeline that may restore it.
     """
 
     task: str
     content_sha256: str
+    mask_sha256: str
     options: RestoreOptions
-    weights_sha256: str
+    maps: bool
+    weights: frozenset[str]
 
 
 def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
@@ -166,9 +194,12 @@ def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
         return "the task changed"
     if tree["input"].get("content_sha256") != asked.content_sha256:
         return "the input changed"
-    if tree.get("pipeline", {}).get("weights_sha256") != asked.weights_sha256:
+    if ((tree.get("mask") or {}).get("sha256") or "") != asked.mask_sha256:
+        return "the mask changed"
+    if tree.get("pipeline", {}).get("weights_sha256") not in asked.weights:
         return "the pipeline changed"
-    if tree.get("config", {}).get("restore") != asked.options.model_dump(mode="json"):
+    settings = tree.get("config", {})
+    if settings.get("restore") != asked.options.model_dump(mode="json") or settings.get("uncertainty") != asked.maps:
         return "the options changed"
     if not tree["outputs"]:
         return "the output is missing"

@@ -24,6 +24,10 @@ HEAVY = ("torch", "monai", "nibabel", "pydicom", "scipy", "skimage")
         ["list", "--json"],
         ["denoise", "--help"],
         ["denoise", "--nonsense"],
+        ["superres", "--help"],
+        ["superres", "scan.nii.gz", "-o", "out", "--factor", "2", "--spacing", "1"],
+        ["inpaint", "--help"],
+        ["inpaint", "scan.nii.gz", "-o", "out", "--mask", ""],
         ["nope"],
     ],
 )

@@ -73,10 +73,23 @@ def test_json_on_stdout_is_the_record(folder: Path, tmp_path: Path, capsys: Capt
 def test_flags_reach_the_settings(folder: Path, tmp_path: Path, fake: ModuleType) -> None:
     computes = []
     fake.on_load = computes.append
-    flags = "--noise 9% --strength 0.5 --samples 3 --steps 5 --seed 7 --device cpu --precision fp32 --threads 2"
+    flags = "--noise 9% --strength 0.5 --samples 3 --steps 5 --seed 7 --gamma 0.3 --force --no-uncertainty"
+    flags += " --device cpu --precision fp32 --threads 2"
     assert denoise(folder, "-o", tmp_path / "out", "-p", "fake", *flags.split(), "--include", "a*") == 0
     sidecar = json.loads((tmp_path / "out" / "a_denoised.json").read_text())
-    assert sidecar["config"]["restore"] == {"noise": 9.0, "strength": 0.5, "samples": 3, "steps": 5, "seed": 7}
+    assert sidecar["config"]["restore"] == {
+        "noise": 9.0,
+        "strength": 0.5,
+        "samples": 3,
+        "steps": 5,
+        "gamma": 0.3,
+        "seed": 7,
+        "factor": None,
+        "spacing": None,
+        "profile": "auto",
+        "force": True,
+    }
+    assert sidecar["config"]["uncertainty"] is False
     assert (computes[0].device, computes[0].precision, computes[0].threads) == ("cpu", "fp32", 2)
     assert not (tmp_path / "out" / "b c_denoised.json").exists()
 
@@ -86,13 +99,17 @@ def test_flags_reach_the_settings(folder: Path, tmp_path: Path, fake: ModuleType
     [
         ["--frobnicate"],
         ["--noise", "much"],
-        ["--noise", "0"],
+        ["--noise", "-1"],
         ["--noise", "101"],
         ["--noise", "nan"],
         ["--strength", "1.5"],
         ["--strength", "nan"],
         ["--steps", "0"],
         ["--samples", "-1"],
+        ["--gamma", "2"],
+        ["--gamma", "0.5"],
+        ["--factor", "2"],
+        ["--mask", "mask.nii.gz"],
         ["--seed", "99999999999999999999"],
         ["--device", "gpu"],
         ["--device", "cuda:x"],
@@ -257,7 +274,7 @@ def test_dry_run_as_json(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     tree = json.loads(capsys.readouterr().out)
     assert [case["action"] for case in tree["cases"]] == ["skip", "restore"]
     assert tree["cases"][1]["outputs"]["restored"] == str(out / "b c_denoised.nii.gz")
-    assert tree["pipeline"] == {"name": "fake", "version": "1.2.3"}
+    assert tree["pipelines"] == [{"name": "fake", "version": "1.2.3"}]
 
 
 def test_progress_none_shows_failures_only(folder: Path, tmp_path: Path, capsys: Capture) -> None:

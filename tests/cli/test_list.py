@@ -11,7 +11,7 @@ from medidiff.cli import main
 
 def test_list_as_text(fake: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "fake 1.2.3  denoise  MR"
+    assert capsys.readouterr().out.splitlines()[0] == "fake 1.2.3  denoise, superres, inpaint  MR"
 
 
 def test_list_as_json(fake: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,7 +20,7 @@ def test_list_as_json(fake: ModuleType, capsys: pytest.CaptureFixture[str]) -> N
         {
             "name": "fake",
             "version": "1.2.3",
-            "tasks": ["denoise"],
+            "tasks": ["denoise", "superres", "inpaint"],
             "modalities": ["MR"],
             "summary": "A fake.",
             "path": str(fake.home),

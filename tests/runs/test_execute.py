@@ -15,12 +15,13 @@ from types import ModuleType
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from medidiff._version import __version__
 from medidiff.config import RestoreOptions
 from medidiff.errors import CannotWrite, ExitCode, NoScanFound, OutOfMemory, PipelineError, ScanError, UsageError
-from medidiff.runs import RunResult
+from medidiff.runs import RunResult, Silent
 
 Go = Callable[..., RunResult]
 Write = Callable[..., Path]
@@ -97,14 +98,18 @@ def test_sidecar_tells_how_the_result_came_about(go: Go, scan: Write, tmp_path: 
         "version": "1.2.3",
         "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
     }
-    assert tree["config"]["restore"] == {"noise": "auto", "strength": 0.5, "samples": 0, "steps": 8, "seed": 3}
+    assert tree["config"]["restore"] == RestoreOptions(strength=0.5, seed=3).model_dump()
+    assert tree["config"]["uncertainty"] is False
+    assert tree["mask"] is None
     assert tree["config"]["inputs"] == ["../in/t1.nii.gz"]
     assert tree["config"]["output"] == "t1_denoised.nii.gz"
     assert tree["seed"] == 3
     volume = tree["volumes"][0]
     assert volume["shape"] == [8, 7, 6]
     assert volume["spacing_mm"] == [2.0, 2.0, 3.0]
-    assert volume["checks"] == {"residual_mean": 0.5, "guard": True, "odd": None}
+    assert volume["restored"] == {"shape": [8, 7, 6], "spacing_mm": [2.0, 2.0, 3.0]}
+    assert volume["guard"] == {"verdicts": [], "figures": {"residual_mean": 0.5, "guard": True, "odd": None}}
+    assert "uncertainty" not in volume
     assert volume["record"]["tile"] == [64, 64, 64]
     assert tree["outputs"][0]["path"] == "t1_denoised.nii.gz"
     assert tree["outputs"][0]["bytes"] == (tmp_path / "out" / "t1_denoised.nii.gz").stat().st_size
@@ -345,17 +350,89 @@ def test_interruption_is_recorded_and_the_rest_resumes(go: Go, fake: ModuleType,
 
 def test_samples_give_an_uncertainty_map_and_no_samples_take_it_away(go: Go, scan: Write, tmp_path: Path) -> None:
     source, out = scan(tmp_path / "t1.nii.gz"), tmp_path / "out"
-    name = "t1_denoised_uncertainty.nii.gz"
+    name, share = "t1_denoised_uncertainty.nii.gz", "t1_denoised_supplied.nii.gz"
     case = go(source, output=out, restore=RestoreOptions(samples=4)).record.cases[0]
-    assert case.uncertainty == name
+    assert (case.uncertainty, case.supplied) == (name, share)
+    assert case.as_json()["outputs"]["supplied"] == share
     np.testing.assert_array_equal(nib.load(out / name).get_fdata(), 0.25)
-    assert {entry["path"] for entry in json.loads((out / "t1_denoised.json").read_text())["outputs"]} == {
-        "t1_denoised.nii.gz",
-        name,
-    }
+    np.testing.assert_array_equal(nib.load(out / share).get_fdata(), 0.125)
+    assert outputs_of(out / "t1_denoised.json") == {"t1_denoised.nii.gz", name, share}
     assert go(source, output=out, restore=RestoreOptions(samples=4)).record.cases[0].uncertainty == name
     assert go(source, output=out).record.cases[0].uncertainty is None
     assert not (out / name).exists()
+    assert not (out / share).exists()
+
+
+def outputs_of(sidecar: Path) -> set[str]:
+    return {entry["path"] for entry in json.loads(sidecar.read_text())["outputs"]}
+
+
+def test_maps_come_and_go_as_asked(go: Go, scan: Write, tmp_path: Path) -> None:
+    source, out = scan(tmp_path / "t1.nii.gz"), tmp_path / "out"
+    assert go(source, output=out).record.cases[0].uncertainty is None
+    wanted = go(source, output=out, uncertainty=True)
+    assert wanted.plan.cases[0].reason == "the options changed"
+    assert wanted.record.cases[0].uncertainty == "t1_denoised_uncertainty.nii.gz"
+    assert go(source, output=out, uncertainty=True).record.cases[0].status == "skipped"
+    unwanted = go(source, output=out, restore=RestoreOptions(samples=2), uncertainty=False)
+    assert unwanted.record.cases[0].uncertainty is None
+    assert outputs_of(out / "t1_denoised.json") == {"t1_denoised.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("found", "meaning"),
+    [
+        (
+            {"level": 0.9, "quantile": 1.7, "calibrated": True, "volumes": 4},
+            r"restored \+- 1.7 times the map contains the true value in 90 percent of voxels, on scans like .*",
+        ),
+        ({"level": 0.9, "quantile": None, "calibrated": False, "volumes": 0}, ".* not compared with true errors .*"),
+    ],
+)
+def test_sidecar_says_what_the_uncertainty_map_means(
+    go: Go, fake: ModuleType, scan: Write, tmp_path: Path, found: dict, meaning: str
+) -> None:
+    fake.interval = found
+    go(scan(tmp_path / "t1.nii.gz"), output=tmp_path / "out", uncertainty=True)
+    volume = json.loads((tmp_path / "out" / "t1_denoised.json").read_text())["volumes"][0]
+    assert volume["uncertainty"] == {**found, "meaning": volume["uncertainty"]["meaning"]}
+    assert re.fullmatch(meaning, volume["uncertainty"]["meaning"])
+
+
+def test_generated_sample_lies_beside_the_mean_and_says_what_it_is(
+    go: Go, scan: Write, sample_data: Path, tmp_path: Path
+) -> None:
+    source, out = scan(tmp_path / "in" / "t1.nii.gz"), tmp_path / "out"
+    options = RestoreOptions(samples=2, gamma=0.5)
+    nifti, series = go(source, sample_data / "dicom_mr", output=out, restore=options).record.cases[::-1]
+    assert nifti.sample == nifti.as_json()["outputs"]["sample"] == "t1_denoised_sample.nii.gz"
+    mean, sample = nib.load(out / str(nifti.restored)), nib.load(out / str(nifti.sample))
+    np.testing.assert_allclose(sample.get_fdata() - mean.get_fdata(), 0.5, atol=1e-4)
+    assert b"generated sample" in sample.header["descrip"].tobytes()
+    assert b"generated sample" not in mean.header["descrip"].tobytes()
+    drawn = pydicom.dcmread(next((out / str(series.sample)).glob("*.dcm")), stop_before_pixels=True)
+    assert drawn.DerivationDescription.count("generated sample, 0.5 of the way from the posterior mean") == 1
+    assert drawn.SyntheticData == "YES"
+    again = go(source, sample_data / "dicom_mr", output=out, restore=RestoreOptions(samples=2)).record.cases
+    assert [case.sample for case in again] == [None, None]
+    assert not list(out.rglob("*_sample*"))
+
+
+def test_verdicts_of_the_guard_are_told_for_each_scan(go: Go, fake: ModuleType, scan: Write, tmp_path: Path) -> None:
+    fake.verdicts = ("Structure was removed.",)
+    heard: list[str] = []
+
+    class Listener(Silent):
+        def warning(self, text: str) -> None:
+            heard.append(text)
+
+    for name in ("a", "b"):
+        scan(tmp_path / "in" / f"{name}.nii.gz")
+    result = go(tmp_path / "in", output=tmp_path / "out", reporter=Listener())
+    assert result.exit_code == ExitCode.OK
+    assert heard == [f"{tmp_path / 'in' / f'{name}.nii.gz'}: Structure was removed." for name in ("a", "b")]
+    tree = json.loads((tmp_path / "out" / "a_denoised.json").read_text())
+    assert tree["volumes"][0]["guard"]["verdicts"] == ["Structure was removed."]
 
 
 def test_failed_writing_keeps_the_older_result(
