@@ -93,21 +93,30 @@ def python_api() -> str:
     names: list[tuple[str, Any]] = [
         ("medidiff.load", pipelines.load),
         ("medidiff.denoise", pipelines.denoise),
+        ("medidiff.superresolve", pipelines.superresolve),
+        ("medidiff.inpaint", pipelines.inpaint),
         ("medidiff.Restoration", restore.Restoration),
+        ("medidiff.pipelines.Restorer", pipelines.Restorer),
+        ("medidiff.pipelines.Pipeline", pipelines.Pipeline),
         ("medidiff.pipelines.DenoisePipeline", pipelines.DenoisePipeline),
+        ("medidiff.pipelines.SuperResolvePipeline", pipelines.SuperResolvePipeline),
+        ("medidiff.pipelines.InpaintPipeline", pipelines.InpaintPipeline),
+        ("medidiff.pipelines.AutoPipeline", pipelines.AutoPipeline),
+        ("medidiff.pipelines.choose", pipelines.choose),
         ("medidiff.pipelines.available", pipelines.available),
         ("medidiff.config.RestoreOptions", config.RestoreOptions),
         ("medidiff.config.ComputeOptions", config.ComputeOptions),
     ]
     lines = ["# Python names", "", "`import medidiff` imports no torch; the names are loaded on first use.", ""]
+    listed = {thing for _, thing in names if inspect.isclass(thing)}
     for name, thing in names:
-        lines += [f"## {name}", "", *entry(name, thing)]
+        lines += [f"## {name}", "", *entry(name, thing, listed)]
     lines += ["## medidiff.errors", "", "```text", inspect.cleandoc(errors.__doc__ or ""), "```", ""]
     return "\n".join(lines)
 
 
-def entry(name: str, thing: Any) -> Iterator[str]:
-    """Signature, docstring and public methods of one name."""
+def entry(name: str, thing: Any, listed: set[type]) -> Iterator[str]:
+    """Signature, docstring and public methods of one name, without those that a base on the page describes."""
     if not hasattr(thing, "model_fields"):
         yield from signature(name, thing)
     yield from docstring(thing)
@@ -119,18 +128,18 @@ def entry(name: str, thing: Any) -> Iterator[str]:
         yield from (f"| `{field}` | `{info.get_default()!r}` |" for field, info in thing.model_fields.items())
         yield ""
         return
-    for method in public_methods(thing):
+    for method in public_methods(thing, listed - {thing}):
         title = name if method.__name__ == "__call__" else f"{name}.{method.__name__}"
         yield from signature(title, method)
         yield from docstring(method)
         yield ""
 
 
-def public_methods(cls: type) -> list[Callable[..., Any]]:
-    """Methods that the class or its bases in medidiff define, without private ones."""
+def public_methods(cls: type, described: set[type]) -> list[Callable[..., Any]]:
+    """Methods that the class or its bases in medidiff define, without private ones and those described elsewhere."""
     found: dict[str, Callable[..., Any]] = {}
     for base in cls.__mro__:
-        if not base.__module__.startswith("medidiff"):
+        if not base.__module__.startswith("medidiff") or base in described:
             continue
         for name, member in vars(base).items():
             if inspect.isfunction(member) and (not name.startswith("_") or name == "__call__") and member.__doc__:

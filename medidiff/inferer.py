@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import to_affine_nd
 from monai.inferers.inferer import Inferer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff import bundles
-from medidiff.config import RestoreOptions
+from medidiff.config import RestoreOptions, Task
 from medidiff.diffusion.device import Device, on_device
-from medidiff.restore import Engine, restore
+from medidiff.errors import UsageError
+from medidiff.restore import Engine, Restoration, restore
 from medidiff.scans.volume import Volume
 
 
@@ -23,23 +27,58 @@ class RestorationInferer(Inferer):
     Args:
         bundle: folder of the bundle that the network belongs to.
         tile: largest window edge in voxels; ``None`` for whole volumes.
+        task: ``denoise``, ``superres`` or ``inpaint``.
         **options: fields of ``medidiff.config.RestoreOptions``.
     """
 
-    def __init__(self, bundle: str | Path = ".", tile: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, bundle: str | Path = ".", tile: int | None = None, task: Task = "denoise", **options: Any
+    ) -> None:
         self._bundle = bundles.read(Path(bundle))
         self._tile = tile
+        self._task = task
         self._options = RestoreOptions(**options)
 
-    def __call__(self, inputs: Tensor, network: Any, *_: Any, **__: Any) -> Tensor:
-        """Restore ``inputs`` (B, 1, I, J, K), a MetaTensor or a tensor of 1 mm voxels; the same kind comes back."""
+    def __call__(self, inputs: Tensor, network: Any, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+        """Restore images, each on its own grid; the same kind of tensor comes back.
+
+        Args:
+            inputs: (B, 1, I, J, K), or (B, 1, I, J) for planes: a MetaTensor, or a tensor of 1 mm voxels.
+            network: the bundle's.
+            mask: the same shape, not 0 where the image is to be filled; for ``inpaint`` and ``superres``.
+
+        Raises:
+            UsageError: the mask has another shape than the images.
+        """
+        if mask is not None and mask.shape != inputs.shape:
+            raise UsageError(f"The mask has shape {tuple(mask.shape)}, the images have {tuple(inputs.shape)}.")
         device = Device(next(network.parameters()).device, "fp32")
         engine = Engine(on_device(network, device), device, int(self._bundle.settings["halo"]), self._tile, 1)
-        affine = np.asarray(getattr(inputs, "affine", np.eye(4)), dtype=np.float64)
-        affines = np.broadcast_to(affine, (len(inputs), 4, 4))  # one each in a collated batch
         modality = self._bundle.settings["modalities"][0]
-        output = inputs.clone().float()
+        affine = np.asarray(getattr(inputs, "affine", np.eye(4)), dtype=np.float64)
+        affines = np.broadcast_to(affine, (len(inputs), *affine.shape[-2:]))  # one each in a collated batch
+        made = []
         for index, image in enumerate(inputs):
-            volume = Volume(np.asarray(image[0].cpu(), dtype=np.float32), affines[index], modality)
-            output[index, 0] = torch.from_numpy(restore(volume, engine, self._options).mean).to(output.device)
-        return output
+            grid = np.asarray(to_affine_nd(3, affines[index]), dtype=np.float64)
+            volume = Volume(_volume(image).astype(np.float32), grid, modality)
+            hole = None if mask is None else _volume(mask[index]) != 0
+            made.append(restore(volume, engine, self._options, self._task, hole=hole))
+        means = torch.from_numpy(np.stack([each.mean for each in made]))[:, None].to(inputs.device)
+        return _like(inputs, means.reshape(*means.shape[: inputs.ndim]), made, affine.ndim == 3)
+
+
+def _volume(image: Tensor) -> NDArray[Any]:
+    """The array of an image (1, I, J, K) or (1, I, J), with three axes."""
+    array = np.asarray(image[0].cpu())
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _like(inputs: Tensor, means: Tensor, made: list[Restoration], batched: bool) -> Tensor:
+    """The restored images with what a MetaTensor says of them."""
+    if not isinstance(inputs, MetaTensor):
+        return means
+    output = MetaTensor(means)
+    output.copy_meta_from(inputs)
+    affines = torch.from_numpy(np.stack([each.affine for each in made]))
+    output.affine = affines if batched else affines[0]
+    return output

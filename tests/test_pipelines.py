@@ -21,14 +21,14 @@ from medidiff.config import ComputeOptions, RestoreOptions
 from medidiff.diffusion.network import MedUNet
 from medidiff.errors import PipelineError, ScanError, UsageError
 from medidiff.inferer import RestorationInferer
-from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS
-from medidiff.pipelines import DenoisePipeline
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
+from medidiff.pipelines import AutoPipeline, DenoisePipeline, InpaintPipeline, PipelineInfo, SuperResolvePipeline
 from medidiff.scans.volume import Volume
 
 NETWORK = {
     "spatial_dims": 3,
     "in_channels": STATE_CHANNELS + len(VIEWS),
-    "parameters": len(PARAMETERS),
+    "parameters": len(parameter_names(3)),
     "channels": [4],
     "encoder_blocks": [1],
     "decoder_blocks": [],
@@ -37,10 +37,14 @@ NETWORK = {
 CPU = ComputeOptions(device="cpu")
 
 
-def make_bundle(folder: Path, **changes: Any) -> Path:
+PLANAR = {**NETWORK, "spatial_dims": 2, "parameters": len(parameter_names(2))}
+TASKS = ["denoise", "superres", "inpaint"]
+
+
+def make_bundle(folder: Path, built: dict[str, Any] = NETWORK, **changes: Any) -> Path:
     """A bundle with a network of random weights, those included that training starts from zero."""
     torch.manual_seed(0)
-    network = MedUNet(**NETWORK)
+    network = MedUNet(**built)
     for name, parameter in network.named_parameters():
         if "film" in name or "head" in name:
             parameter.data = 0.1 * torch.randn_like(parameter)
@@ -49,10 +53,10 @@ def make_bundle(folder: Path, **changes: Any) -> Path:
     weights = folder / "models" / "model.safetensors"
     save_file({key: value.half() for key, value in network.state_dict().items()}, weights)
     settings = {
-        "tasks": ["denoise"],
+        "tasks": TASKS,
         "modalities": ["MR"],
         "licence": "CC0-1.0",
-        "network": NETWORK,
+        "network": built,
         "halo": 16,
         "weights": {
             "file": "models/model.safetensors",
@@ -197,30 +201,148 @@ def test_tile_without_room_for_its_context_is_refused(bundle):
     assert pipelines.load(bundle, compute=ComputeOptions(device="cpu", tile=40)).device == "cpu"
 
 
-def test_available_and_find(home):
+def test_available_and_candidates(home):
     make_bundle(home / "b")
     make_bundle(home / "a", tasks=["sharpen"])
     (home / "not_a_bundle").mkdir()
     assert [info.name for info in pipelines.available()] == ["a", "b"]
-    info = pipelines.find()
-    assert (info.name, info.tasks, info.modalities, info.licence) == ("b", ("denoise",), ("MR",), "CC0-1.0")
+    (info,) = pipelines.candidates()
+    assert (info.name, info.tasks, info.modalities, info.licence) == ("b", tuple(TASKS), ("MR",), "CC0-1.0")
+    assert info.spatial_dims == 3
     assert pipelines.load("b", compute=CPU).name == "b"
     with pytest.raises(PipelineError, match="a does not denoise; it does: sharpen"):
-        pipelines.find("a")
+        pipelines.candidates("a")
     with pytest.raises(PipelineError, match="no pipeline 'c'; known are: a, b"):
-        pipelines.find("c")
+        pipelines.candidates("c")
 
 
 def test_nothing_installed(home):
     assert pipelines.available() == []
     with pytest.raises(PipelineError, match="No installed pipeline can denoise"):
-        pipelines.find()
+        pipelines.candidates()
+    with pytest.raises(PipelineError, match="No installed pipeline can inpaint"):
+        pipelines.load(task="inpaint")
+    with pytest.raises(UsageError, match="no task 'sharpen'; there are denoise, superres, inpaint"):
+        pipelines.load(task="sharpen")
 
 
 def test_environment_names_folders_that_come_first(tmp_path, monkeypatch):
     make_bundle(tmp_path / "mine" / "mr", licence="mine")
     monkeypatch.setenv("MEDIDIFF_BUNDLES", str(tmp_path / "mine"))
-    assert pipelines.find("mr").licence == "mine"
+    assert pipelines.candidates("mr")[0].licence == "mine"
+
+
+def info(name: str, dims: int, *modalities: str) -> PipelineInfo:
+    return PipelineInfo(name, "1.0.0", tuple(TASKS), modalities, "", Path(name), "", name, dims)
+
+
+SHIPPED = (info("image2d", 2, "XR", "SM", "MR"), info("mr", 3, "MR"))
+
+
+@pytest.mark.parametrize(
+    ("modality", "depth", "among", "expected"),
+    [
+        ("MR", 9, SHIPPED, "mr"),  # a volume of the modality that both know
+        ("MR", 1, SHIPPED, "image2d"),  # a single slice
+        ("XR", 1, SHIPPED, "image2d"),
+        ("XR", 9, SHIPPED, "image2d"),  # a modality that only images have: slice by slice
+        ("CT", 9, SHIPPED, "mr"),  # nobody knows it
+        ("CT", 1, SHIPPED, "image2d"),
+        ("CT", 9, (info("a", 3, "MR"), info("b", 3, "CT")), "b"),
+        ("CT", 1, (info("a", 2, "XR"), info("b", 2, "CT")), "b"),
+        ("CT", 9, (info("a", 3, "MR"), info("b", 3)), "b"),  # no list of modalities: any
+        ("PT", 9, (info("a", 3, "MR"), info("b", 3, "CT")), "a"),
+        ("MR", 1, (info("mr", 3, "MR"),), "mr"),
+    ],
+)
+def test_choice_fits_the_scan(modality, depth, among, expected):
+    scan = Volume(np.zeros((4, 5, depth), np.float32), np.eye(4), modality)
+    assert pipelines.choose(scan, among).name == expected
+
+
+def test_auto_sends_each_scan_to_its_pipeline(home, volume):
+    make_bundle(home / "image2d", PLANAR, modalities=["XR"])
+    make_bundle(home / "mr")
+    auto = pipelines.load("auto", compute=CPU)
+    assert isinstance(auto, AutoPipeline)
+    plane = replace(volume, array=volume.array[:, :, 4:5])
+    assert auto(volume, noise=7).record["pipeline"] == "mr"
+    restored = auto(plane, noise=7)
+    assert restored.record["pipeline"] == "image2d"
+    np.testing.assert_array_equal(restored.mean, pipelines.load("image2d", compute=CPU)(plane, noise=7).mean)
+    assert auto.choose(volume) is auto.choose(volume)
+
+
+def test_auto_loads_a_pipeline_when_its_first_scan_comes(home, volume):
+    make_bundle(home / "image2d", PLANAR, modalities=["XR"])
+    (make_bundle(home / "mr") / "models" / "model.safetensors").unlink()
+    auto = pipelines.load("auto", compute=CPU)
+    assert auto.choose(replace(volume, array=volume.array[:, :, :1])).name == "image2d"
+    with pytest.raises(PipelineError, match="Pipeline mr"):
+        auto(volume)
+    with pytest.raises(UsageError, match="cuda:9"):
+        pipelines.load("auto", compute=ComputeOptions(device="cuda:9"))
+    with pytest.raises(PipelineError, match="auto may mean image2d, mr; name one"):
+        DenoisePipeline.load(compute=CPU)
+
+
+def test_auto_is_the_only_pipeline_itself(home):
+    make_bundle(home / "image2d", PLANAR, modalities=["XR"], tasks=["denoise"])
+    make_bundle(home / "mr")
+    assert isinstance(pipelines.load("auto", "inpaint", compute=CPU), InpaintPipeline)
+
+
+def test_superresolve_makes_voxels_finer_and_keeps_what_was_measured(bundle, volume):
+    found = medidiff.superresolve(volume, pipeline=bundle, compute=CPU, factor=(1, 1, 2))
+    assert found.mean.shape == (20, 18, 20)
+    np.testing.assert_allclose(found.affine @ [0, 0, -0.5, 1], volume.affine @ [0, 0, -0.5, 1], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found.affine[:3, :3], axis=0), [1, 1.5, 1])
+    assert found.record["task"] == "superres"
+    assert isinstance(pipelines.load(bundle, "superres", compute=CPU), SuperResolvePipeline)
+
+
+def test_every_form_of_a_mask_fills_the_same_hole(bundle, volume, tmp_path):
+    hole = np.zeros(volume.array.shape, np.uint8)
+    hole[5:9, 6:10, 3:6] = 3
+    image = nib.Nifti1Image(hole, volume.affine)
+    nib.save(image, tmp_path / "hole.nii.gz")
+    pipeline = pipelines.load(bundle, "inpaint", compute=CPU)
+    expected = pipeline(volume, hole > 0).mean
+    np.testing.assert_array_equal(expected[hole == 0], volume.array[hole == 0])
+    assert np.abs(expected - volume.array)[hole > 0].max() > 1
+    for mask in (hole, image, tmp_path / "hole.nii.gz", str(tmp_path / "hole.nii.gz")):
+        np.testing.assert_array_equal(pipeline(volume, mask).mean, expected)
+    np.testing.assert_array_equal(medidiff.inpaint(volume, hole, pipeline=bundle, compute=CPU).mean, expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "words"),
+    [
+        (None, UsageError, "inpaint needs a mask"),
+        (3, UsageError, "not int"),
+        (np.ones((2, 2, 2)), ScanError, "does not lie on the grid"),
+        (np.zeros((20, 18, 10)), ScanError, "empty"),
+        (nib.Nifti1Image(np.ones((20, 18, 10), np.uint8), np.eye(4)), ScanError, "does not lie on the grid"),
+        ("no_such_mask.nii.gz", UsageError, "no_such_mask"),
+    ],
+)
+def test_what_is_no_mask_is_refused(bundle, volume, mask, error, words):
+    with pytest.raises(error, match=words):
+        medidiff.inpaint(volume, mask, pipeline=bundle, compute=CPU)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mask": np.ones((20, 18, 10))}, "denoise takes no mask"),
+        ({"factor": 2}, "factor, spacing and profile belong to superres"),
+        ({"profile": "box"}, "factor, spacing and profile belong to superres"),
+        ({"gamma": 0.5}, "gamma mixes a posterior sample in"),
+    ],
+)
+def test_options_of_another_task_are_refused(pipeline, volume, options, words):
+    with pytest.raises(UsageError, match=words):
+        pipeline(volume, **options)
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "cut"])

@@ -23,6 +23,7 @@ def command(as_json: bool) -> int:
                     "version": info.version,
                     "tasks": list(info.tasks),
                     "modalities": list(info.modalities),
+                    "spatial_dims": info.spatial_dims,
                     "summary": info.summary,
                     "path": str(info.path),
                     "licence": info.licence,

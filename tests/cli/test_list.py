@@ -22,6 +22,7 @@ def test_list_as_json(fake: ModuleType, capsys: pytest.CaptureFixture[str]) -> N
             "version": "1.2.3",
             "tasks": ["denoise", "superres", "inpaint"],
             "modalities": ["MR"],
+            "spatial_dims": 3,
             "summary": "A fake.",
             "path": str(fake.home),
             "licence": "CC0-1.0",
