@@ -53,12 +53,12 @@ def restore_case(case: PlannedCase, config: RunConfig, restorer: Restorer, repor
     pipeline = restorer.choose(max(scan.volumes, key=lambda volume: volume.array.size))
     restored = restore_volumes(scan, wanted, config, pipeline, partial(reporter.progress, case))
     times.append(time.perf_counter())
-    write(Result(case, config, scan, content, wanted, pipeline, restored), times)
-    for text in (*scan.notes, *wanted.notes):
+    result = Result(case, config, scan, content, wanted, pipeline, restored)
+    for text in (*scan.notes, *write(result, times)):
         reporter.note(text)
-    for text in unique(text for each in restored for text in each.record.get("warnings", ())):
+    for text in result.warnings:
         reporter.warning(text)
-    for text in unique(text for each in restored for text in each.verdicts):
+    for text in unique((*wanted.notes, *(text for each in restored for text in each.verdicts))):
         reporter.warning(f"{case.ref.path}: {text}")
 
 
@@ -125,6 +125,11 @@ class Result:
         return [each.affine for each in self.volumes] if self.config.task == "superres" else None
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the pipeline warned of."""
+        return unique(text for each in self.volumes for text in each.record.get("warnings", ()))
+
+    @property
     def fillable(self) -> tuple[NDArray[np.bool_], ...] | None:
         """Where voxels are written although they were not measured; on a finer grid all are written anyway."""
         return self.holes.arrays if self.affines is None else None
@@ -141,8 +146,15 @@ class Result:
         return derive(self.config, self.who, made, __version__, sample=sample)
 
 
-def write(result: Result, times: list[float]) -> None:
-    """Write the image, what lies beside it, and the sidecar; ``times`` are the ends of the steps so far.
+def write(result: Result, times: list[float]) -> tuple[str, ...]:
+    """Write the image, what lies beside it, and the sidecar.
+
+    Args:
+        result: what to write.
+        times: the ends of the steps so far.
+
+    Returns:
+        A note on what could not be written, if so.
 
     Raises:
         ScanError: the scan changed since it was read.
@@ -164,6 +176,7 @@ def write(result: Result, times: list[float]) -> None:
         for path in (names.restored, *more, names.sidecar):
             remove(path)
         raise
+    return notes
 
 
 def write_sample(result: Result, written: list[Path]) -> None:
@@ -192,7 +205,6 @@ def write_maps(result: Result, written: list[Path]) -> tuple[str, ...]:
 def describe(result: Result, written: Sequence[Path], notes: Sequence[str], times: Sequence[float]) -> dict[str, Any]:
     """The sidecar of a result."""
     names, scan = result.case.names, result.scan
-    warnings = unique(text for each in result.volumes for text in each.record.get("warnings", ()))
     steps = zip(("read", "restore", "write"), times, times[1:], strict=False)
     return sidecar.build(
         config=result.config,
@@ -206,7 +218,7 @@ def describe(result: Result, written: Sequence[Path], notes: Sequence[str], time
         written=written,
         file=names.sidecar,
         restored=names.restored,
-        notes=(*scan.notes, *notes, *warnings),
+        notes=(*scan.notes, *notes, *result.warnings),
         timings={step: end - begin for step, begin, end in steps},
     )
 

@@ -15,7 +15,7 @@ import pytest
 
 from medidiff.config import RestoreOptions, RunConfig
 from medidiff.errors import ExitCode, UsageError
-from medidiff.runs import RunResult, make_plan
+from medidiff.runs import RunResult, Silent, make_plan
 
 Go = Callable[..., RunResult]
 Write = Callable[..., Path]
@@ -244,3 +244,26 @@ def test_each_scan_goes_to_the_pipeline_that_suits_it(go: Go, fake: ModuleType, 
     again = go(tmp_path / "in", output=tmp_path / "out")
     assert [case.status for case in again.record.cases] == ["done", "skipped"]
     assert again.plan.cases[0].reason == "the pipeline changed"
+
+
+def test_resampled_mask_is_said_so(go: Go, scan: Write, tmp_path: Path) -> None:
+    source, coarse = scan(tmp_path / "t1.nii.gz"), np.zeros((4, 4, 3), np.uint8)
+    coarse[1, 1, 1] = 1
+    affine = np.diag([4.0, 4.0, 6.0, 1.0])
+    affine[:3, 3] = [1, 1, 1.5]
+    nib.save(nib.Nifti1Image(coarse, affine), tmp_path / "coarse.nii.gz")
+    heard: list[str] = []
+
+    class Listener(Silent):
+        def warning(self, text: str) -> None:
+            heard.append(text)
+
+    inpaint = {"output": tmp_path / "out", "task": "inpaint", "mask": tmp_path / "coarse.nii.gz"}
+    go(source, reporter=Listener(), **inpaint)
+    (said,) = heard
+    assert said.startswith(f"{source}: The mask coarse.nii.gz lies on another grid")
+    entry = json.loads((tmp_path / "out" / "t1_inpainted.json").read_text())["mask"]
+    assert (entry["voxels"], [f"{source}: {note}" for note in entry["notes"]]) == (8, heard)
+    filled = nib.load(tmp_path / "out" / "t1_inpainted.nii.gz").get_fdata() == 7
+    np.testing.assert_array_equal(np.argwhere(filled).min(axis=0), [2, 2, 2])
+    np.testing.assert_array_equal(np.argwhere(filled).max(axis=0), [3, 3, 3])
