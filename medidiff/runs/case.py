@@ -70,9 +70,10 @@ def refuse_irregular(scan: Scan, config: RunConfig) -> None:
     """
     reasons = unique(volume.irregular for volume in scan.volumes if volume.irregular)
     if config.task == "superres" and reasons:
+        gaps = all("missing" in reason for reason in reasons)
         raise ScanError(
             f"{scan.ref.path} is not a regular volume ({'; '.join(reasons)}), so its voxels cannot be made finer; "
-            "resample it to a regular grid first."
+            f"{'fill the gap with medidiff inpaint' if gaps else 'resample it to a regular grid'} first."
         )
 
 

@@ -69,7 +69,9 @@ def find(scan: Scan, config: RunConfig) -> Holes:
         return Holes()
     missing = [volume.missing for volume in scan.volumes]
     if all(each is None for each in missing):
-        raise ScanError(f"{scan.ref.path} lacks no slice, so there is nothing to fill; name the hole with --mask.")
+        reasons = dict.fromkeys(volume.irregular for volume in scan.volumes if volume.irregular)
+        why = f"has no gap that can be filled ({'; '.join(reasons)})" if reasons else "lacks no slice"
+        raise ScanError(f"{scan.ref.path} {why}; name what is to be filled with --mask.")
     arrays = (
         np.zeros(volume.array.shape, dtype=np.bool_) if hole is None else hole
         for volume, hole in zip(scan.volumes, missing, strict=True)

@@ -193,7 +193,7 @@ def test_superres_lies_on_the_finer_grid(go: Go, scan: Write, tmp_path: Path) ->
     assert volume["restored"] == {"shape": [8, 7, 18], "spacing_mm": pytest.approx([2, 2, 1])}
 
 
-def test_superres_of_a_series_with_tilted_gantry_is_refused(go: Go, sample_data: Path, tmp_path: Path) -> None:
+def test_series_with_tilted_gantry_is_refused(go: Go, sample_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tilted"
     folder.mkdir()
     for path in (sample_data / "dicom_mr").iterdir():
@@ -203,9 +203,21 @@ def test_superres_of_a_series_with_tilted_gantry_is_refused(go: Go, sample_data:
         image.save_as(folder / path.name)
     result = go(folder, output=tmp_path / "out", task="superres")
     assert result.exit_code == ExitCode.ALL_FAILED
-    reason = result.record.cases[0].reason
-    assert reason.startswith(f"{folder} is not a regular volume (the slice step leans 14.0 degrees")
-    assert "gantry tilt" in reason
+    why = "(the slice step leans 14.0 degrees from the slice normal (gantry tilt))"
+    assert result.record.cases[0].reason == (
+        f"{folder} is not a regular volume {why}, so its voxels cannot be made finer; "
+        "resample it to a regular grid first."
+    )
+    result = go(folder, output=tmp_path / "out", task="inpaint")
+    assert result.record.cases[0].reason == (
+        f"{folder} has no gap that can be filled {why}; name what is to be filled with --mask."
+    )
+
+
+def test_superres_of_a_series_with_a_gap_names_the_cure(go: Go, gapped: Path, tmp_path: Path) -> None:
+    reason = go(gapped, output=tmp_path / "out", task="superres").record.cases[0].reason
+    assert "is not a regular volume (a slice is missing between" in reason
+    assert reason.endswith("fill the gap with medidiff inpaint first.")
 
 
 def test_series_becomes_finer_as_dicom(go: Go, sample_data: Path, tmp_path: Path) -> None:
