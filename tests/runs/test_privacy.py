@@ -37,11 +37,13 @@ def series(sample_data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("failure", [None, ValueError("could not read 'Okonkwo^Adaeze'")])
+@pytest.mark.parametrize("task", ["denoise", "superres", "inpaint"])
 def test_no_patient_data_in_text(
     series: Path,
     tmp_path: Path,
     fake: ModuleType,
     capsys: pytest.CaptureFixture[str],
+    task: str,
     failure: Exception | None,
 ) -> None:
     def fail(volume: object) -> None:
@@ -49,8 +51,11 @@ def test_no_patient_data_in_text(
             raise failure
 
     fake.on_restore = fail
+    if task == "inpaint":  # a slice is missing
+        sorted(series.iterdir(), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])[3].unlink()
     log = tmp_path / "run.log"
-    code = main(["denoise", str(series), "-o", str(tmp_path / "out"), "-v", "--json", "--log", str(log)])
+    flags = ["-v", "--json", "--log", str(log), "--samples", "1", "--gamma", "1"]
+    code = main([task, str(series), "-o", str(tmp_path / "out"), *flags])
     assert code == (0 if failure is None else 5)
     shown = capsys.readouterr()
     texts = [shown.out, shown.err, log.read_text(), *(path.read_text() for path in (tmp_path / "out").glob("*.json"))]
