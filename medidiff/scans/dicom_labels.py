@@ -11,11 +11,16 @@ import uuid
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 
 from highdicom import ContributingEquipment
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from medidiff.scans.discover import SERIES_NUMBER_STEP
@@ -29,6 +34,7 @@ CODES = {
     "inpaint": ("113077", "Volume editing"),
 }
 DESCRIPTION_SUFFIX = {"denoise": "denoised", "superres": "super-resolved", "inpaint": "inpainted"}
+SOURCE_IMAGES = Tag("SourceImageSequence")
 SOURCE_PURPOSE = ("121322", "Source image for image processing operation")
 
 STALE = (
@@ -134,7 +140,7 @@ def relabel(
     date(dataset, labels.moment)
     _derivation(dataset, derivation)
     used = sources or [(source_class, source_uid)]
-    dataset.SourceImageSequence = Sequence([_reference(*source) for source in used])
+    dataset[SOURCE_IMAGES] = _encoded(used)
     equipment = list(dataset.get("ContributingEquipmentSequence") or [])
     dataset.ContributingEquipmentSequence = Sequence([*equipment, contributing_equipment(labels)])
     if derivation.sample or derivation.task != "denoise":
@@ -231,6 +237,26 @@ def _derivation(dataset: Dataset, derivation: Derivation) -> None:
     dataset.DerivationDescription = f"{earlier[:room]}; {text}" if earlier and room > 0 else text
     steps = [item for item in dataset.get("DerivationCodeSequence") or [] if item.get("CodeValue")]
     dataset.DerivationCodeSequence = Sequence([*steps, _code(*CODES[derivation.task])])
+
+
+def _encoded(sources: TypingSequence[tuple[str, str]]) -> RawDataElement:
+    """SourceImageSequence in Explicit VR Little Endian, from references encoded once.
+
+    A fine slice names all images of its volume, so a large series holds their product of references; building and
+    encoding each anew would take longer than everything else that writing does.
+    """
+    value = b"".join(_encoded_reference(*source) for source in sources)
+    return RawDataElement(SOURCE_IMAGES, "SQ", len(value), value, 0, False, True)
+
+
+@lru_cache(maxsize=4096)
+def _encoded_reference(sop_class: str, sop_uid: str) -> bytes:
+    holder = Dataset()
+    holder.SourceImageSequence = Sequence([_reference(sop_class, sop_uid)])
+    file = DicomBytesIO()
+    file.is_implicit_VR, file.is_little_endian = False, True
+    write_dataset(file, holder)
+    return file.getvalue()[12:]  # less the tag, VR and length of the sequence
 
 
 def _reference(sop_class: str, sop_uid: str) -> Dataset:

@@ -21,10 +21,14 @@ SAME_GRID = 0.01  # voxels that the corners of two grids may lie apart
 
 @dataclass(frozen=True)
 class _Grid:
-    """A boolean array, shape (I, J, K), and its affine to RAS+ millimetres."""
+    """A boolean array, shape (I, J, K), and its affine to RAS+ millimetres.
+
+    ``partial``: the file leaves out slices that hold nothing, so that another shape or origin means nothing.
+    """
 
     array: NDArray[np.bool_]
     affine: NDArray[np.float64]
+    partial: bool = False
 
 
 def read_mask(path: Path, scan: Scan) -> Mask:
@@ -196,23 +200,22 @@ def _segmentation(file: Path) -> _Grid:
         raise ScanError(f"The mask {file} is not a DICOM segmentation with a regular geometry: {error}") from error
     marked = volume.array != 0
     array: NDArray[np.bool_] = np.any(marked, axis=-1) if marked.ndim == 4 else marked
-    return _Grid(array, np.asarray(LPS_TO_RAS @ volume.affine, dtype=np.float64))
+    affine = (LPS_TO_RAS @ volume.affine)[:, [2, 1, 0, 3]]  # highdicom's axes are slice, row, column
+    return _Grid(array.transpose(2, 1, 0), np.asarray(affine, dtype=np.float64), partial=True)
 
 
 def _on(volume: Volume, grid: _Grid) -> tuple[NDArray[np.bool_], bool]:
     """The mask on a volume's grid, and whether it lay on it already."""
+    shape = volume.array.shape
+    if grid.array.shape == shape and np.array_equal(grid.affine, volume.affine):
+        return grid.array.copy(), True
+    hole = np.zeros(shape, dtype=np.bool_)
     try:
         across = np.linalg.inv(grid.affine) @ volume.affine
     except np.linalg.LinAlgError:
-        across = np.full((4, 4), np.nan)
-    shape = volume.array.shape
-    if grid.array.shape == shape:
-        far = max(shape) * np.abs(across[:3, :3] - np.eye(3)).sum(axis=1) + np.abs(across[:3, 3])
-        if not np.isfinite(far).all() or far.max() < SAME_GRID or np.array_equal(grid.affine, volume.affine):
-            return grid.array.copy(), True
-    hole = np.zeros(shape, dtype=np.bool_)
-    if not np.isfinite(across).all():
         return hole, False
+    if grid.array.shape == shape and _apart(across, np.eye(4), shape) < SAME_GRID:
+        return grid.array.copy(), True
     i, j = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
     limits = np.array(grid.array.shape).reshape(3, 1, 1)
     for k in range(shape[2]):
@@ -222,7 +225,13 @@ def _on(volume: Volume, grid: _Grid) -> tuple[NDArray[np.bool_], bool]:
         inside = ((index >= 0) & (index < limits)).all(axis=0)
         index = np.where(inside, index, 0)
         hole[:, :, k] = grid.array[index[0], index[1], index[2]] & inside
-    return hole, False
+    return hole, grid.partial and _apart(across, np.rint(across), shape) < SAME_GRID
+
+
+def _apart(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """The most that two maps of voxel indices differ over an image, in voxels."""
+    off = np.abs(one - other)[:3]
+    return float((off[:, :3] @ np.array(shape) + off[:, 3]).max())
 
 
 def _check(file: Path, scan: Scan, holes: Sequence[NDArray[np.bool_]]) -> None:
