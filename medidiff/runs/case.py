@@ -20,7 +20,7 @@ from medidiff.errors import CannotWrite, ScanError
 from medidiff.runs import holes, paths, sidecar
 from medidiff.runs.derivation import derive
 from medidiff.runs.holes import Holes
-from medidiff.runs.outcome import Restored, keep
+from medidiff.runs.outcome import Restored, keep, untouched
 from medidiff.runs.plan import PlannedCase
 from medidiff.runs.reporter import Reporter
 from medidiff.scans import discover, outputs
@@ -92,6 +92,9 @@ def restore_volumes(
         def advance(done: int, total: int, index: int = index) -> None:
             progress((index + done / max(total, 1)) / count)
 
+        if config.task == "inpaint" and hole is None:  # the hole lies in other volumes of the scan
+            restored.append(untouched(volume, config))
+            continue
         restoration = pipeline.restore(volume, config.restore, hole=hole, progress=advance)
         filled = 0 if hole is None else int(np.count_nonzero(hole))
         restored.append(keep(restoration, config, scan.ref, filled))

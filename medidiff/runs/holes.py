@@ -38,8 +38,9 @@ class Holes:
     notes: tuple[str, ...] = ()
 
     def of(self, scan: Scan) -> Sequence[Hole | None]:
-        """The hole of each volume of a scan."""
-        return self.arrays if self.arrays is not None else (None,) * len(scan.volumes)
+        """The hole of each volume of a scan; ``None`` for a volume without one."""
+        arrays = self.arrays or (None,) * len(scan.volumes)
+        return [hole if hole is not None and hole.any() else None for hole in arrays]
 
     def describe(self, folder: Path) -> dict[str, Any] | None:
         """The sidecar's entry; paths are relative to ``folder``."""

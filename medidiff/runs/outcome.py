@@ -73,3 +73,10 @@ def keep(restoration: Restoration, config: RunConfig, ref: ScanRef, filled: int)
         checks=restoration.checks,
         verdicts=restoration.verdicts,
     )
+
+
+def untouched(volume: Volume, config: RunConfig) -> Restored:
+    """A volume in which there was nothing to do."""
+    nothing = np.zeros_like(volume.array) if config.maps else None
+    sample = volume.array if config.restore.gamma > 0 else None
+    return Restored(volume.array, volume.affine, nothing, nothing, sample, 0, {}, {}, ())

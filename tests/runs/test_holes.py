@@ -135,6 +135,24 @@ def test_mask_is_never_overwritten(go: Go, scan: Write, mask: Write, tmp_path: P
         go(source, output=hole, task="inpaint", mask=hole, existing="overwrite")
 
 
+def test_volumes_without_a_hole_stay_as_they_are(go: Go, fake: ModuleType, tmp_path: Path) -> None:
+    array = np.arange(6 * 5 * 4 * 3, dtype=np.float32).reshape(6, 5, 4, 3)
+    hole = np.zeros(array.shape, np.uint8)
+    hole[2, 2, 2, 1] = 1
+    for name, values in (("bold", array), ("hole", hole)):
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    seen: list[str] = []
+    fake.on_restore = lambda volume: seen.append(volume.label)
+    options = RestoreOptions(samples=1, gamma=1)
+    inpaint = {"task": "inpaint", "mask": tmp_path / "hole.nii.gz", "restore": options}
+    case = go(tmp_path / "bold.nii.gz", output=tmp_path / "out", **inpaint).record.cases[0]
+    assert (case.status, seen) == ("done", ["t=1"])
+    restored = nib.load(tmp_path / "out" / str(case.restored)).get_fdata()
+    np.testing.assert_array_equal(restored, np.where(hole > 0, 7, array))
+    spread = nib.load(tmp_path / "out" / str(case.uncertainty)).get_fdata()
+    np.testing.assert_array_equal(spread.max(axis=(0, 1, 2)), [0, 0.25, 0])
+
+
 def test_empty_mask_fails_its_case(go: Go, scan: Write, tmp_path: Path) -> None:
     source = scan(tmp_path / "t1.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros((8, 7, 6), np.uint8), np.diag([2.0, 2.0, 3.0, 1.0])), tmp_path / "empty.nii.gz")
