@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from medidiff.scans.dicom import DicomSource
 from medidiff.scans.dicom_headers import quiet
 from medidiff.scans.dicom_labels import (
     MANUFACTURER,
+    SeriesLabels,
     contributing_equipment,
     date,
     later_number,
@@ -103,16 +105,22 @@ def write(
         quantity: a key of `QUANTITIES`.
 
     Returns:
-        The files; none for volumes that have no place in a frame of reference.
+        The files; none for volumes that have no place in a frame of reference, nor, with a warning, for those whose
+        headers are too damaged.
 
     Raises:
         CannotWrite: a file cannot be written.
-        ScanError: a source image is gone, or its header cannot be copied.
+        ScanError: a source image is gone.
     """
     source: DicomSource = scan.source
+    shown = QUANTITIES[quantity]
+    number = dicom_write.series_number(scan)
+    labels = series_labels(derivation, f"{scan.ref.series_uid} {quantity}", number)
+    labels = replace(labels, series_number=later_number(labels.series_number, shown.steps))
     stem = nifti_stem(target.name) or target.stem
     places = affines if affines is not None else [volume.affine for volume in scan.volumes]
     files: list[Path] = []
+    refused: list[str] = []
     volumes = enumerate(zip(source.stacks, scan.volumes, arrays, places, strict=True), start=1)
     for number, (stack, volume, array, affine) in volumes:
         path = target.with_name(f"{stem}.dcm" if number == 1 else f"{stem}_{number}.dcm")
@@ -121,12 +129,15 @@ def write(
             if not all(header.has_geometry for header in stack.images) or not images[0].get("FrameOfReferenceUID"):
                 continue
             try:
-                made = _map(scan, stack, volume, images, array, affine, derivation, QUANTITIES[quantity], number)
+                made = _map(stack, volume, images, array, affine, labels, shown, number)
             except Exception as error:  # pydicom and highdicom raise many kinds on damaged values
-                name = stack.images[0].path
-                raise ScanError(f"{name} has header values that no map can be made from ({error}).") from error
+                what, why = stack.images[0].path, type(error).__name__
+                refused.append(f"{what} has header values that no Parametric Map can be made from ({why}).")
+                continue
             _save(made, path)
         files.append(path)
+    for text in refused[:1]:
+        warnings.warn(f"{text} The NIfTI file holds the same values.", stacklevel=3)
     return tuple(files)
 
 
@@ -138,22 +149,19 @@ def _load(path: Path) -> Dataset:
 
 
 def _map(
-    scan: Scan,
     stack: Stack,
     volume: Volume,
     images: list[Dataset],
     array: NDArray[np.float32],
     affine: NDArray[np.float64],
-    derivation: Derivation,
+    labels: SeriesLabels,
     quantity: Quantity,
     number: int,
 ) -> Dataset:
     import highdicom as hd
 
     what = quantity.label.lower()
-    labels = series_labels(derivation, f"{scan.ref.series_uid} {what}", dicom_write.series_number(scan))
-    labels = replace(labels, series_number=later_number(labels.series_number, quantity.steps))
-    first = images[0]
+    first, derivation = images[0], labels.derivation
     description = series_description(first, f"{suffix(derivation)} {what}")
     for keyword in EXPECTED:
         if keyword not in first:
@@ -190,7 +198,11 @@ def _map(
             )
         ],
         voi_lut_transformations=[
-            hd.VOILUTTransformation(window_center=(low + high) / 2, window_width=max(high - low, 1e-6))
+            hd.VOILUTTransformation(
+                window_center=(low + high) / 2,
+                window_width=max(high - low, 1e-6),
+                voi_lut_function="LINEAR_EXACT",  # the only one that allows a width below 1
+            )
         ],
         content_label=quantity.label,
         content_description=quantity.text,
@@ -203,6 +215,9 @@ def _map(
     if derivation.sample or derivation.task != "denoise" or first.get("SyntheticData") == "YES":
         made.SyntheticData = "YES"
     date(made, labels.moment)
+    for item in made.ContributingEquipmentSequence:
+        if item.Manufacturer.startswith("Highdicom"):  # it dates itself
+            item.ContributionDateTime = labels.moment
     organization = new_uid(derivation, f"{what} dimensions {stack.images[0].sop_uid}")
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization

@@ -22,7 +22,6 @@ ORIENTATION_TOLERANCE = 2e-3  # of a direction cosine
 SAME_POSITION = 5e-3  # millimetres along the normal
 TILT_TOLERANCE = 0.5  # degrees
 LINE_TOLERANCE = 0.05  # millimetres
-MISSING = "a slice is missing"
 PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -111,8 +110,8 @@ def why_not_a_volume(images: Sequence[Header]) -> str | None:
     if steps.max() - steps.min() > 0.02 * steps.mean() + 2e-3:
         gap = int(np.argmax(steps))
         usual = float(np.median(steps)) if len(steps) > 2 else float(steps.min())
-        missing = steps[gap] > 1.5 * usual
-        what = MISSING if missing else "the slice spacing is uneven"
+        missing = steps[gap] > 1.5 * usual or places_with_gaps(images) is not None
+        what = "a slice is missing" if missing else "the slice spacing is uneven"
         return (
             f"{what} between {along[gap]:.2f} and {along[gap + 1]:.2f} mm "
             f"(step {steps[gap]:.4g} mm, elsewhere {steps.min():.4g} mm)"
@@ -134,12 +133,14 @@ def places_with_gaps(images: Sequence[Header]) -> tuple[int, ...] | None:
     """Index of each image on the regular grid that a stack with missing slices had; None when there is none.
 
     Args:
-        images: sorted along their normal, all at different positions.
+        images: sorted along their normal.
     """
     positions = np.array([header.position for header in images])
     along = positions @ slice_normal(images[0])
     steps = np.diff(along)
-    usual = float(np.median(steps)) if len(steps) > 2 else float(steps.min())
+    usual = float(np.median(steps[steps < 1.1 * steps.min()]))
+    if usual < SAME_POSITION:
+        return None
     places = np.rint((along - along[0]) / usual).astype(int)
     if np.diff(places).min() < 1 or not len(images) <= places[-1] < 2 * len(images):
         return None  # nothing missing, or more than half
@@ -241,7 +242,7 @@ def _one_volume(images: Sequence[Header], label: str, notes: list[str], fill_gap
     reason = why_not_a_volume(ordered)
     if reason is None:
         return [Stack(tuple(ordered), stack_affine(ordered), label)]
-    places = places_with_gaps(ordered) if fill_gaps and reason.startswith(MISSING) else None
+    places = places_with_gaps(ordered) if fill_gaps else None
     if places is not None:
         count = places[-1] + 1 - len(ordered)
         notes.append(f"{_where(label)}{count} slice{' is' if count == 1 else 's are'} missing and will be filled in.")

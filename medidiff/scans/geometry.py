@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,6 +34,15 @@ class Grid:
     def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """From the scan's axes to the model's."""
         return np.ascontiguousarray(nib.apply_orientation(array, self.turn))
+
+    def axis(self, index: int) -> int:
+        """Where an axis of the scan lies among the model's."""
+        return int(self.turn[index, 0])
+
+    def along(self, values: Sequence[float]) -> tuple[float, float, float]:
+        """One figure an axis, from the order of the scan's axes to that of the model's."""
+        first, second, third = (float(values[index]) for index in np.argsort(self.turn[:, 0]))
+        return first, second, third
 
     def undo(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """From the model's axes to the scan's."""

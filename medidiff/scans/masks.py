@@ -197,7 +197,8 @@ def _segmentation(file: Path) -> _Grid:
     except MemoryError:
         raise
     except Exception as error:  # pydicom and highdicom raise many kinds
-        raise ScanError(f"The mask {file} is not a DICOM segmentation with a regular geometry: {error}") from error
+        reason = type(error).__name__
+        raise ScanError(f"The mask {file} is not a DICOM segmentation with a regular geometry ({reason}).") from error
     marked = volume.array != 0
     array: NDArray[np.bool_] = np.any(marked, axis=-1) if marked.ndim == 4 else marked
     affine = (LPS_TO_RAS @ volume.affine)[:, [2, 1, 0, 3]]  # highdicom's axes are slice, row, column

@@ -171,8 +171,13 @@ def set_grid(header: Any, grid: Regrid, shape: tuple[int, ...]) -> None:
     """
     forms = {name: _form(header, name) for name in ("qform", "sform")}
     best = header.get_best_affine() @ grid.matrix
-    header.set_data_shape(_new_shape(shape, grid))
-    header["pixdim"][1:4] *= grid.scale
+    pixdim = header["pixdim"].copy()
+    pixdim[1:4] *= grid.scale
+    try:
+        header.set_data_shape(_new_shape(shape, grid))
+    except HeaderDataError as error:
+        raise ScanError(f"{grid.shape} voxels are more than the format of the file can hold.") from error
+    header["pixdim"] = pixdim  # setting the shape has reset some
     for name, (affine, code) in forms.items():
         if affine is not None:
             more = {"strip_shears": True} if name == "qform" else {}

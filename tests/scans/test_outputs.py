@@ -30,20 +30,25 @@ def test_names_of_a_nifti_case():
     assert names.restored == Path("out/sub/t1w_denoised.nii.gz")
     assert names.sidecar == Path("out/sub/t1w_denoised.json")
     assert names.uncertainty == Path("out/sub/t1w_denoised_uncertainty.nii.gz")
+    assert names.sample == Path("out/sub/t1w_denoised_sample.nii.gz")
+    assert names.supplied == Path("out/sub/t1w_denoised_supplied.nii.gz")
 
 
 def test_names_of_a_dicom_case():
     names = outputs.output_names(DICOM, Path("out"), "superres")
     assert names.restored == Path("out/sub/301_Ax_T1_superres")
     assert names.sidecar == Path("out/sub/301_Ax_T1_superres.json")
+    assert names.uncertainty == Path("out/sub/301_Ax_T1_superres_uncertainty.nii.gz")
+    assert names.sample == Path("out/sub/301_Ax_T1_superres_sample")
 
 
 def test_output_may_be_a_file_name_for_one_nifti(tmp_path):
     names = outputs.output_names(NIFTI, tmp_path / "clean.v2.nii", "denoise")
-    assert [path.name for path in (names.restored, names.sidecar, names.uncertainty)] == [
+    assert [path.name for path in (names.restored, names.sidecar, names.uncertainty, names.sample)] == [
         "clean.v2.nii",
         "clean.v2.json",
         "clean.v2_uncertainty.nii.gz",
+        "clean.v2_sample.nii.gz",
     ]
     with pytest.raises(UsageError, match="folder"):
         outputs.output_names(DICOM, tmp_path / "clean.nii.gz", "denoise")

@@ -11,9 +11,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
-from medidiff.scans import read, write
+from medidiff.scans import read, read_mask, write, write_map
 from medidiff.scans.discover import Discovery, find_scans
 from medidiff.scans.outputs import output_names
 from medidiff.scans.volume import Derivation, Scan, Volume
@@ -87,10 +87,10 @@ def restore_folder(
     return found, scans
 
 
-def judge(real_data: Path, folder: Path, out: Path, *options: str) -> list[str]:
+def judge(real_data: Path, folder: Path, out: Path, *options: str, task: str = "denoise") -> list[str]:
     """Failed rules of the checker."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [sys.executable, real_data / "tools" / "dicom_check.py", folder, out, "--task", "denoise", *options]
+    command = [sys.executable, real_data / "tools" / "dicom_check.py", folder, out, "--task", task, *options]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False)
     assert "passed" in result.stdout, result.stdout + result.stderr
     return [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
@@ -146,6 +146,92 @@ def test_a_whole_disc(real_data, tmp_path):
     ]
     # --partial: scouts are left out; window: two of the source's images lie outside their own window
     assert judge(real_data, folder, tmp_path, "--partial", "--ignore", "window") == []
+
+
+# case: factors along columns, rows and slices
+FINER = {
+    "ct_philips_noext": (1, 1, 5),
+    "mr_canon_40slices": (1, 1, 3),
+    "mr_hitachi_oblique_japanese": (2, 2, 2),
+    "mr_siemens_sag": (2, 1, 3),
+    "pt_per_slice_slope_made": (1, 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", FINER)
+def test_super_resolved(real_data, tmp_path, name):
+    (case,) = find_scans([real_data / "dicom" / name]).cases
+    scan = read(case)
+    (volume,) = scan.volumes
+    factors = np.array(FINER[name])
+    change = np.diag([*(1 / factors), 1])
+    change[:3, 3] = (1 / factors - 1) / 2
+    array = zoom(volume.array, factors, order=1, grid_mode=True, mode="nearest").astype(np.float32)
+    label = Derivation("superres", "Super-resolved by medidiff 0.1.0.", "medidiff 0.1.0 superres", "0.1.0")
+    write(scan, [array], tmp_path / "out", label, [volume.affine @ change])
+    assert judge(real_data, real_data / "dicom" / name, tmp_path / "out", task="superres") == []
+    (back,) = read(find_scans([tmp_path / "out"]).cases[0]).volumes
+    assert back.array.shape == array.shape
+    np.testing.assert_allclose(back.affine, volume.affine @ change, atol=1e-4)
+    made = write_map(scan, [array], tmp_path / "u.nii.gz", label, [volume.affine @ change])
+    assert len(made) == (1 if name == "mr_hitachi_oblique_japanese" else 2), "there it has no frame of reference"
+
+
+FILLED = [
+    "ct_lossy_j2k",
+    "ct_small_ge",
+    "mr_compressed_j2k",
+    "mr_compressed_jpeg",
+    "mr_compressed_jpegls",
+    "mr_compressed_rle",
+    "mr_ge_oblique_dwi_4d",
+    "mr_hitachi_oblique_japanese",
+    "pt_per_slice_slope_made",
+]
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_inpainted(real_data, tmp_path, name):
+    (case,) = find_scans([real_data / "dicom" / name]).cases
+    scan = read(case)
+    label = Derivation("inpaint", "Inpainted by medidiff 0.1.0.", "medidiff 0.1.0 inpaint", "0.1.0")
+    arrays = [volume.array.copy() for volume in scan.volumes]
+    for array in arrays:
+        hole = tuple(slice(size // 3, size // 2) for size in array.shape[:2])
+        array[hole] = array[hole].mean()
+    write(scan, arrays, tmp_path / "out", label)
+    assert judge(real_data, real_data / "dicom" / name, tmp_path / "out", task="inpaint") == []
+    for array, volume in zip(arrays, read(find_scans([tmp_path / "out"]).cases[0]).volumes, strict=True):
+        hole = tuple(slice(size // 3, size // 2) for size in array.shape[:2])
+        array[hole] = volume.array[hole]  # rounded
+        np.testing.assert_array_equal(volume.array, array)
+
+
+def test_missing_slice_filled(real_data, tmp_path):
+    folder = real_data / "dicom" / "ct_ge_missing_slice"
+    (case,) = find_scans([folder]).cases
+    scan = read(case, fill_gaps=True)
+    (volume,) = scan.volumes
+    assert list(volume.missing.all(axis=(0, 1))) == [False, False, False, True, False]
+    array = volume.array.copy()
+    array[:, :, 3] = (array[:, :, 2] + array[:, :, 4]) / 2
+    label = Derivation("inpaint", "Inpainted by medidiff 0.1.0.", "medidiff 0.1.0 inpaint", "0.1.0")
+    assert len(write(scan, [array], tmp_path / "out", label)) == 5
+    # the new slice lies where no source image does, which is what these two rules are about
+    ignored = ("--ignore", "geometry", "--ignore", "nifti-geometry")
+    assert judge(real_data, folder, tmp_path / "out", *ignored, task="inpaint") == []
+    (back,) = read(find_scans([tmp_path / "out"]).cases[0]).volumes
+    measured = [0, 1, 2, 4]
+    np.testing.assert_array_equal(back.array[:, :, measured], volume.array[:, :, measured])
+    np.testing.assert_allclose(back.affine, volume.affine, atol=1e-5)
+
+
+def test_a_real_segmentation_is_a_mask(real_data):
+    folder = real_data / "dicom" / "ct_with_seg_and_sr"
+    (case,) = find_scans([folder]).cases
+    mask = read_mask(folder, read(case))
+    assert [int(count) for count in mask.holes[0].sum(axis=(0, 1))] == [36233, 35645, 35220]
+    assert (mask.notes, mask.files) == ((), (folder / "liver.dcm",))
 
 
 def test_encodings_agree(real_data):
