@@ -131,6 +131,11 @@ def _diagonal_band(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return band
 
 
+def fine_fluctuation(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
+    """Standard deviation of the finest diagonal band inside: that of white noise, if there is nothing else in it."""
+    return _mad(_diagonal_band(values)[inside])
+
+
 def _mad(values: NDArray[np.float32]) -> float:
     return float(np.median(np.abs(values))) / _MAD_OF_NORMAL
 
