@@ -1,7 +1,7 @@
 """Sentences about a restoration that does not look right, and about a scan that is none of what was learnt.
 
-The limits are measured: on training volumes, so that at most a few of a hundred sound results are called unsound, and judged
-on other subjects together with planted failures by ``python -m benchmarks.guard``.
+The limits were set on training volumes, so that hardly any sound result is called unsound; ``python -m
+benchmarks.guard`` judges them on other subjects, together with planted failures.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def _denoise(
         yield f"Structure removed: what was taken away is not noise alone ({', '.join(found)}); compare with the scan."
     if ratio < power * _limit(LEAST_REMOVED, noise_percent):
         yield (
-            f"Under-denoised: only {100 * ratio:.3g} % of the variance that {noise_percent:.3g} % noise has was removed;"
-            " the image still holds noise, or the scan held less."
+            f"Under-denoised: of the variance that {noise_percent:.3g} % noise has, only {100 * ratio:.3g} % was"
+            " removed; the image still holds noise, or the scan held less."
         )
     elif figures["noise_left"] > 1 - strength + _limit(MOST_LEFT, noise_percent):
         yield (
@@ -126,17 +126,19 @@ def superres(figures: Mapping[str, float], *, exact: bool) -> tuple[str, ...]:
     if exact:
         if residual <= EXACT:
             return ()
-        return (
+        sentence = (
             f"Data not kept: measured again, the image differs from the scan by {100 * residual:.2g} % of its range"
-            f" (at most {100 * EXACT:.1g} % is rounding).",
+            f" (at most {100 * EXACT:.1g} % is rounding)."
         )
+        return (sentence,)
     low, high = SOFT_RESIDUAL
     ratio = figures["data_residual_variance_ratio"]
     if ratio > high or abs(figures["data_residual_mean"]) > LARGEST_SOFT_BIAS:
-        return (
+        sentence = (
             f"Data not kept: measured again, the image differs from the scan by {math.sqrt(ratio):.2g} times the noise"
-            f" that was assumed, {figures['data_residual_mean']:+.2g} in the mean.",
+            f" that was assumed, {figures['data_residual_mean']:+.2g} in the mean."
         )
+        return (sentence,)
     if figures["data_residual_lag1"] > LARGEST_SOFT_LAG:
         return ("Structure removed: the difference between image and scan is not noise; assume less noise.",)
     if ratio < low:

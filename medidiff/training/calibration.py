@@ -1,0 +1,290 @@
+"""What predicted deviations are worth: measured on scans of subjects that taught nothing, kept in the bundle.
+
+A clean scan is degraded, restored, and compared with itself. The score of a voxel is ``|x - mean| / sd``, with sd the
+network's deviation scaled to the root mean square error (split conformal prediction: Lei et al., JASA 2018). Voxels
+of a scan are not exchangeable, scans of different subjects are; so the resolution is 1 / (volumes + 1).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medidiff.diffusion.uncertainty import FLOOR
+from medidiff.physics import degradations
+from medidiff.physics.operators import Acquisition, Axis, Profile
+from medidiff.physics.statistics import statistics
+from medidiff.training.pack import Pack
+from medidiff.training.validation import HOLE_RADIUS, foreground, noisy_version
+
+Image = NDArray[np.float32]
+
+# noise in percent; voxels out per voxel in (2, 4, 6 through-plane, 8 = 2 x 2 x 2); inpainting knows no levels
+LEVELS: dict[str, tuple[float, ...]] = {"denoise": (3, 9, 15), "superres": (2, 4, 6, 8), "inpaint": (1,)}
+COVERAGE = 0.9
+_ISOTROPIC = 1.5  # spacing over the finest: references whose slices are not thick already
+_CUBE = 8.0
+_FEWEST = 256  # voxels that a quantile is worth computing from
+_ENOUGH = 50_000  # voxels of a volume that a quantile needs
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A clean scan in normalised intensity.
+
+    Attributes:
+        clean: shape (I, J, K).
+        spacing: voxel size in millimetres.
+        subject: who it shows; empty when not known.
+    """
+
+    clean: Image
+    spacing: tuple[float, float, float]
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A scan to restore, and the answer.
+
+    Attributes:
+        task: ``denoise``, ``superres`` or ``inpaint``.
+        level: one of `LEVELS` of the task.
+        scan: what is to be restored, normalised.
+        spacing: of the scan, in millimetres.
+        hole: what is to be filled, or ``None``.
+        options: settings of the restoration, fields of ``RestoreOptions``.
+        truth: the answer.
+        inside: what is judged, shape of ``truth``.
+    """
+
+    task: str
+    level: float
+    scan: Image
+    spacing: tuple[float, float, float]
+    hole: NDArray[np.bool_] | None
+    options: dict[str, Any]
+    truth: Image
+    inside: NDArray[np.bool_]
+
+
+# mean and predicted deviation of a trial, both in the unit of its scan and the shape of its truth, not calibrated
+Restore = Callable[[Trial], tuple[Image, Image]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How one restored volume compares with its truth.
+
+    Attributes:
+        error: root mean square.
+        deviation: root mean square of what was predicted.
+        ratios: ``|x - mean| / (sd + floor)`` of voxels.
+    """
+
+    error: float
+    deviation: float
+    ratios: Image
+
+
+@dataclass
+class Collected:
+    """Scores of one task and level, with the subjects that gave them."""
+
+    scores: list[Scores] = field(default_factory=list)
+    subjects: set[str] = field(default_factory=set)
+
+
+def simulate(task: str, level: float, reference: Reference, generator: torch.Generator) -> Trial | None:
+    """Degrade a clean scan; ``None`` where it is not fit for the task (thick slices, too few voxels).
+
+    Args:
+        task: ``denoise``, ``superres`` or ``inpaint``.
+        level: one of `LEVELS` of the task.
+        reference: the clean scan.
+        generator: on the CPU.
+    """
+    make = {"denoise": _denoise, "superres": _superres, "inpaint": _inpaint}[task]
+    trial = make(level, reference, generator)
+    return trial if trial is not None and int(trial.inside.sum()) >= _FEWEST else None
+
+
+def _denoise(level: float, reference: Reference, generator: torch.Generator) -> Trial:
+    seed = int(torch.randint(2**31, (), generator=generator))
+    noisy = noisy_version(reference.clean, level, seed)
+    inside = foreground(reference.clean)
+    return Trial("denoise", level, noisy, reference.spacing, None, {"noise": "auto"}, reference.clean, inside)
+
+
+def _superres(level: float, reference: Reference, _: torch.Generator) -> Trial | None:
+    """Thick slices along the last axis, or a k-space of half the size along all."""
+    if max(reference.spacing) > _ISOTROPIC * min(reference.spacing):
+        return None
+    cube = level == _CUBE
+    factor = (2, 2, 2) if cube else (1, 1, round(level))
+    if any(n < 8 * f for n, f in zip(reference.clean.shape, factor, strict=True)):
+        return None
+    whole = tuple(slice(0, n - n % f) for n, f in zip(reference.clean.shape, factor, strict=True))
+    clean = np.ascontiguousarray(reference.clean[whole])
+    profile: Profile = "kspace" if cube else "gaussian"
+    axes = tuple(Axis(n // f, n, profile) for n, f in zip(clean.shape, factor, strict=True))
+    scan = Acquisition(axes).forward(torch.from_numpy(clean)[None])[0].numpy()
+    near, middle, far = (size * f for size, f in zip(reference.spacing, factor, strict=True))
+    options = {"factor": tuple(map(float, factor)), "profile": profile, "noise": 0.0}
+    return Trial("superres", level, scan, (near, middle, far), None, options, clean, foreground(clean))
+
+
+def _inpaint(level: float, reference: Reference, generator: torch.Generator) -> Trial:
+    """A random hole, in which the scan is zero; what is judged is the hole's part in the object."""
+    shape = torch.Size((1, *reference.clean.shape))
+    hole = degradations.hole(shape, generator, torch.device("cpu"), HOLE_RADIUS)[0].numpy()
+    scan = np.where(hole, np.float32(0), reference.clean)
+    return Trial("inpaint", level, scan, reference.spacing, hole, {"noise": 0.0}, reference.clean, hole)
+
+
+def score(trial: Trial, mean: Image, deviation: Image) -> Scores:
+    """Compare a restoration with its truth, inside what is judged."""
+    error = np.abs(mean - trial.truth)[trial.inside]
+    expected = deviation[trial.inside] + np.float32(FLOOR)
+    thin = max(1, error.size // _ENOUGH)
+    return Scores(_rms(error), _rms(expected), np.asarray((error / expected)[::thin], dtype=np.float32))
+
+
+def _rms(values: Image) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+def calibrate(
+    references: Iterable[Reference],
+    restore: Restore,
+    tasks: Sequence[str] = tuple(LEVELS),
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """The calibration table of a bundle: {task: {level: {quantile90, scale, volumes, subjects}}}.
+
+    Args:
+        references: clean scans of subjects that the network did not learn from.
+        restore: the pipeline, without a calibration of its own.
+        tasks: what to calibrate.
+        seed: of noise and holes.
+        progress: told what was done, in words.
+
+    Raises:
+        ValueError: no reference was fit for one of the tasks.
+    """
+    found = {(task, level): Collected() for task in tasks for level in LEVELS[task]}
+    for number, reference in enumerate(references):
+        generator = torch.Generator().manual_seed(seed + number)
+        for (task, level), collected in found.items():
+            trial = simulate(task, level, reference, generator)
+            if trial is None:
+                continue
+            collected.scores.append(score(trial, *restore(trial)))
+            collected.subjects |= {reference.subject} - {""}
+            if progress:
+                progress(f"volume {number + 1}: {task} {level:g}")
+    table: dict[str, Any] = {}
+    for (task, level), collected in found.items():
+        if collected.scores:
+            table.setdefault(task, {})[f"{level:g}"] = _row(collected)
+    missing = [task for task in tasks if task not in table]
+    if missing:
+        raise ValueError(f"none of the scans can calibrate {', '.join(missing)}")
+    return table
+
+
+def _row(collected: Collected) -> dict[str, Any]:
+    scores = collected.scores
+    scale = math.sqrt(
+        float(np.mean([one.error**2 for one in scores])) / float(np.mean([one.deviation**2 for one in scores]))
+    )
+    return {
+        "quantile90": round(quantile([one.ratios for one in scores]) / scale, 4),
+        "scale": round(scale, 4),
+        "volumes": len(scores),
+        "subjects": sorted(collected.subjects),
+    }
+
+
+def quantile(ratios: Sequence[Image], coverage: float = COVERAGE) -> float:
+    """The pooled quantile of the scores, every volume with the same weight.
+
+    Args:
+        ratios: of each volume.
+        coverage: share of voxels that the interval shall hold in the mean over volumes.
+    """
+    values = np.concatenate(ratios)
+    weights = np.concatenate([np.full(one.size, 1 / one.size) for one in ratios])
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / len(ratios)
+    return float(values[order[min(int(np.searchsorted(reached, coverage)), values.size - 1)]])
+
+
+def write(metadata: Path, table: dict[str, Any]) -> None:
+    """Put a table into a bundle's ``configs/metadata.json``; tasks that it lacks keep what they had."""
+    tree = json.loads(metadata.read_text(encoding="utf-8"))
+    tree["medidiff"]["calibration"] = {**tree["medidiff"].get("calibration", {}), **table}
+    temporary = metadata.with_suffix(".new")
+    temporary.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(metadata)
+
+
+def references(pack: Pack, split: str = "calibration", modalities: Sequence[str] = ("MR",)) -> list[Reference]:
+    """The volumes of a split."""
+    return [
+        Reference(pack.normalised(index), entry.spacing, entry.subject)
+        for index in pack.of(split)
+        if (entry := pack.entries[index]).modality in modalities
+    ]
+
+
+def middle(clean: Image, edge: int) -> Image:
+    """The middle of the body, at most ``edge`` voxels along each axis."""
+    body = np.argwhere(foreground(clean))
+    if not body.size:
+        return clean
+    centre = (body.min(axis=0) + body.max(axis=0) + 1) // 2
+    starts = [int(np.clip(c - edge // 2, 0, max(n - edge, 0))) for c, n in zip(centre, clean.shape, strict=True)]
+    return np.ascontiguousarray(clean[tuple(slice(start, start + edge) for start in starts)])
+
+
+def trained_range(
+    pack: Pack, noise_percent: tuple[float, float], modalities: Sequence[str] = ("MR",)
+) -> dict[str, Any]:
+    """What the training volumes look like, for a bundle's ``trained_on``; see ``guard.range_check``.
+
+    Every volume counts as it is and with weak, middling and strong noise of the trained range.
+
+    Args:
+        pack: the training data.
+        noise_percent: least and most noise that was added in training.
+        modalities: DICOM codes that were trained on.
+
+    Returns:
+        ``intensity``: {statistic: [mean, standard deviation]}; ``anisotropy``: [least, most] ratio of voxel edges.
+    """
+    low, high = noise_percent
+    rows: dict[str, list[float]] = {}
+    ratios = []
+    for index in pack.of("train"):
+        entry = pack.entries[index]
+        if entry.modality not in modalities:
+            continue
+        clean = middle(pack.normalised(index), 160)
+        ratios.append(max(entry.spacing) / min(entry.spacing))
+        for percent in (0.0, low, math.sqrt(low * high), high):
+            scan = noisy_version(clean, percent) if percent else clean
+            for name, value in statistics(scan, percent / 100).items():
+                rows.setdefault(name, []).append(value)
+    intensity = {name: [round(float(np.mean(v)), 5), round(float(np.std(v)), 5)] for name, v in rows.items()}
+    return {"intensity": intensity, "anisotropy": [round(min(ratios), 4), round(max(ratios), 4)]}
