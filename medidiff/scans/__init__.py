@@ -72,8 +72,9 @@ def write(
         derivation: how the result came about, for labels inside the files.
         affines: 4 x 4, voxel index to RAS+ millimetres, one a volume: the grids of arrays that are finer than the scan,
             with axes along the scan's. Volumes of one NIfTI file must share a grid.
-        holes: boolean, one array a volume of its shape: voxels to write although they were not measured (inpainting of
-            NaN or padding); everywhere else such voxels stay as they are. Not with ``affines``.
+        holes: boolean, one array a volume of its shape: voxels of a NIfTI file to write although they hold no finite
+            value. Everywhere else such voxels stay as they are, and so does DICOM padding, which lies outside the field
+            of view.
 
     Returns:
         The files written.
@@ -88,7 +89,7 @@ def write(
         return nifti.write(scan, arrays, target, derivation, affines, holes)
     from medidiff.scans import dicom_write
 
-    return dicom_write.write(scan, arrays, target, derivation, affines, holes)
+    return dicom_write.write(scan, arrays, target, derivation, affines)
 
 
 def write_map(

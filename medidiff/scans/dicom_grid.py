@@ -51,28 +51,21 @@ class Image:
         header: the source image that it copies.
         number: its InstanceNumber.
         values: shape (rows, columns), physical units.
-        hole: padding to be replaced by the values, same shape; or None.
         place: None when it lies where its source does.
     """
 
     header: Header
     number: int
     values: NDArray[np.float32]
-    hole: NDArray[np.bool_] | None = None
     place: Place | None = None
 
 
-def own_grid(
-    stacks: Sequence[Stack],
-    arrays: Sequence[NDArray[np.float32]],
-    holes: Sequence[NDArray[np.bool_]] | None,
-) -> list[Image]:
+def own_grid(stacks: Sequence[Stack], arrays: Sequence[NDArray[np.float32]]) -> list[Image]:
     """The images of results on the grids of the source, missing slices included.
 
     Args:
         stacks: the source.
         arrays: one array a stack, shape (columns, rows, slices).
-        holes: voxels to write although the source holds padding there; or None.
     """
     numbers = _instance_numbers(stacks)
     images = []
@@ -83,12 +76,11 @@ def own_grid(
         for k in range(depth):
             values = np.asarray(array[:, :, k], dtype=np.float32).T
             if k in at:
-                hole = None if holes is None else holes[which][:, :, k].T
-                images.append(Image(at[k], next(numbers), values, hole))
+                images.append(Image(at[k], next(numbers), values))
                 continue
             number = next(numbers)
             place = _place(stack, same, stack.affine, k, number, f"volume {which} slice {k}", _beside(stack, k))
-            images.append(Image(stack.images[stack.nearest(k)], number, values, None, place))
+            images.append(Image(stack.images[stack.nearest(k)], number, values, place))
     return images
 
 
@@ -118,7 +110,7 @@ def new_grid(
             number = before + (depth - k if downwards else k + 1)
             place = _place(stack, grid, affine, k, number, f"volume {which} slice {k}", sources)
             values = np.asarray(array[:, :, k], dtype=np.float32).T
-            images.append(Image(stack.images[nearest], number, values, None, place))
+            images.append(Image(stack.images[nearest], number, values, place))
     return images
 
 

@@ -110,25 +110,19 @@ def measured(stored: NDArray[np.int64], code: Coding) -> NDArray[np.bool_]:
     return np.asarray((stored < low) | (stored > high), dtype=np.bool_)
 
 
-def to_stored(
-    values: NDArray[np.float32], source: NDArray[np.int64], code: Coding, hole: NDArray[np.bool_] | None = None
-) -> NDArray[np.int64]:
+def to_stored(values: NDArray[np.float32], source: NDArray[np.int64], code: Coding) -> NDArray[np.int64]:
     """Restored physical values as stored values: rounded and clipped, with padding and unchanged pixels as they were.
 
     Args:
         values: restored image in physical units.
         source: the image's own stored values.
         code: how they are stored.
-        hole: padding that the restored values replace.
     """
     low, high = _limits(code)
-    data = measured(source, code)
-    if hole is not None:
-        data = data | hole
     fresh = np.rint((values.astype(np.float64) - code.intercept) / code.slope)
     fresh = np.clip(np.nan_to_num(fresh, nan=0.0), low, high).astype(np.int64)
-    same = (values == to_physical(source, code)) & measured(source, code)
-    fresh = np.where(same | ~data, source, fresh)
+    keep = (values == to_physical(source, code)) | ~measured(source, code)
+    fresh = np.where(keep, source, fresh)
     return np.asarray(fresh, dtype=np.int64)
 
 

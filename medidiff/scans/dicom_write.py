@@ -43,7 +43,6 @@ def write(
     folder: Path,
     derivation: Derivation,
     affines: Sequence[NDArray[np.float64]] | None = None,
-    holes: Sequence[NDArray[np.bool_]] | None = None,
 ) -> tuple[Path, ...]:
     """Write one file an image into ``folder``, which appears complete or not at all.
 
@@ -55,7 +54,6 @@ def write(
         derivation: how the result came about.
         affines: 4 x 4, RAS+, one a volume: the grids of arrays that are finer than the scan. A slice takes the
             attributes of the nearest source slice.
-        holes: padding that is written over, boolean, one array a volume of its shape; not with ``affines``.
 
     Returns:
         The files, in order of InstanceNumber.
@@ -66,7 +64,7 @@ def write(
     """
     if any(path.resolve().is_relative_to(folder.resolve()) for path in scan.ref.files):
         raise CannotWrite(f"{folder} holds the input itself; choose another output folder.")
-    images = _images(scan, arrays, affines, holes)
+    images = _images(scan, arrays, affines)
     ordered = sorted(image.number for image in images)
     files = {number: f"{rank:04d}.dcm" for rank, number in enumerate(ordered, start=1)}
     labels = series_labels(derivation, scan.ref.series_uid, series_number(scan))
@@ -80,7 +78,6 @@ def _images(
     scan: Scan,
     arrays: Sequence[NDArray[np.float32]],
     affines: Sequence[NDArray[np.float64]] | None,
-    holes: Sequence[NDArray[np.bool_]] | None,
 ) -> list[Image]:
     source: DicomSource = scan.source
     if affines is not None:
@@ -91,7 +88,7 @@ def _images(
     given = [array.shape for array in arrays]
     if expected != given:
         raise ScanError(f"{scan.ref.stem}: the restored arrays have shapes {given}, the scan has {expected}.")
-    return dicom_grid.own_grid(source.stacks, arrays, holes)
+    return dicom_grid.own_grid(source.stacks, arrays)
 
 
 def series_number(scan: Scan) -> int:
@@ -111,7 +108,7 @@ def _derived(image: Image, labels: SeriesLabels) -> Dataset:
         stored = stored[np.ix_(place.rows, place.columns)]
         if place.rescale and "RealWorldValueMappingSequence" not in dataset:
             code = dicom_pixels.with_room(image.values, code)
-    fresh = dicom_pixels.to_stored(image.values, stored, code, image.hole)
+    fresh = dicom_pixels.to_stored(image.values, stored, code)
     try:
         unchanged = str(dataset.get("SOPInstanceUID", "")).strip() == header.sop_uid
         _note_lossy(dataset)

@@ -105,7 +105,7 @@ def write(
         affines: 4 x 4, RAS+, one a volume and all alike: the grid of arrays that are finer than the scan. sform and
             qform both follow, each by the same change of voxel index, and keep their codes.
         holes: voxels that are written although the input holds no finite value there, boolean, one array a volume of
-            its shape; not with ``affines``.
+            its shape, with ``affines`` too.
 
     Raises:
         CannotWrite: the file cannot be written.
@@ -125,7 +125,7 @@ def write(
     result = np.array(stored, order="F", copy=True)
     given = holes if holes is not None else [None] * len(arrays)
     for (_, old), (_, new), array, hole in zip(_parts(stored), _parts(result), arrays, given, strict=True):
-        new[...] = _stored(array, old, source, hole)
+        new[...] = _stored(array, old, source, hole if hole is None or grid is None else grid.spread(hole))
     _save(header, result, path, derivation)
     return (path,)
 
@@ -152,9 +152,7 @@ def _new_shape(shape: tuple[int, ...], grid: Regrid) -> tuple[int, ...]:
 
 def _nearest(stored: NDArray[Any], grid: Regrid) -> NDArray[Any]:
     """The stored value of the input voxel nearest to each voxel of a new grid."""
-    data = stored[:, :, np.newaxis] if stored.ndim == 2 else stored
-    for axis in range(3):
-        data = np.take(data, grid.nearest(axis), axis=axis)
+    data = grid.spread(stored[:, :, np.newaxis] if stored.ndim == 2 else stored)
     return data.reshape(_new_shape(stored.shape, grid), order="F")
 
 

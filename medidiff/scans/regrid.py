@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import ScanError
 from medidiff.scans.volume import Volume
+
+Value = TypeVar("Value", bound=np.generic)
 
 TURN_TOLERANCE = 1e-3  # voxels of the scan: how far the new axes may lead from the old ones over the whole image
 
@@ -48,6 +51,12 @@ class Regrid:
     def nearest(self, axis: int) -> NDArray[np.intp]:
         """Old voxel that each new voxel's centre lies in along an axis, or the one at the border."""
         return np.clip(np.floor(self.places(axis) + 0.5 + 1e-9), 0, self.source[axis] - 1).astype(np.intp)
+
+    def spread(self, array: NDArray[Value]) -> NDArray[Value]:
+        """The value of the old voxel nearest to each new voxel; shape (I, J, K, ...) of the old grid to the new."""
+        for axis in range(3):
+            array = np.take(array, self.nearest(axis), axis=axis)
+        return array
 
 
 def regrid(volume: Volume, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Regrid:

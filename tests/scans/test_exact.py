@@ -112,8 +112,8 @@ def test_compressed_sources_too(tmp_path, save_series, how):
     np.testing.assert_array_equal(pydicom.dcmread(file).pixel_array, expected)
 
 
-def test_padding_is_filled_where_it_is_in_the_hole(tmp_path, save_series):
-    pixels = np.array([[0, 5, 0], [0, 900, 7]], dtype=np.uint16)
+def test_padding_stays_in_the_hole_too(tmp_path, save_series):
+    pixels = np.array([[0, 5, 0], [0, 900, 7]], dtype=np.uint16)  # the hole is the first column
     save_series(count=1, pixels=lambda k: pixels, PixelPaddingValue=0)
     (case,) = find_scans([tmp_path / "series"]).cases
     scan = read(case)
@@ -121,7 +121,7 @@ def test_padding_is_filled_where_it_is_in_the_hole(tmp_path, save_series):
     hole[0] = True
     array = np.where(hole, np.float32(-1000), scan.volumes[0].array)
     (file,) = write(scan, [array], tmp_path / "out", INPAINT, holes=[hole])
-    np.testing.assert_array_equal(pydicom.dcmread(file).pixel_array, [[24, 5, 0], [24, 900, 7]])
+    np.testing.assert_array_equal(pydicom.dcmread(file).pixel_array, pixels)
 
 
 def test_gzip_too(tmp_path):

@@ -119,9 +119,12 @@ def test_nan_stays_where_the_nearest_voxel_is(tmp_path, superres):
     data[1, 0, 1] = np.nan
     scan = save(tmp_path / "a.nii", data)
     array = np.full((4, 4, 4), 3, dtype=np.float32)
-    (out,) = write(scan, [array], tmp_path / "b.nii", superres, [finer(scan.volumes[0].affine, (2, 2, 2))])
+    affine = finer(scan.volumes[0].affine, (2, 2, 2))
+    (out,) = write(scan, [array], tmp_path / "b.nii", superres, [affine])
     expected = np.where(np.isnan(repeat(data, (2, 2, 2))), np.nan, 3)
     np.testing.assert_array_equal(np.asanyarray(nib.load(out).dataobj), expected)
+    (out,) = write(scan, [array], tmp_path / "c.nii", superres, [affine], [np.isnan(data)])
+    np.testing.assert_array_equal(np.asanyarray(nib.load(out).dataobj), array)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3, 2), (4, 5, 1, 3), (3, 3, 3, 1, 2)])
