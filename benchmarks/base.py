@@ -18,8 +18,7 @@ import torch
 
 from benchmarks.cases import SAMPLES, Case, load, real_data
 from benchmarks.report import figure, table
-from medidiff.physics import shrinkage
-from medidiff.physics.tasks import Denoise
+from medidiff.physics import shrinkage, tasks
 from medidiff.training.validation import PERCENTAGES, foreground_psnr
 
 SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long04_t2w.nii.gz")
@@ -50,7 +49,9 @@ VARIANTS: dict[str, dict[str, object]] = {
 def pose(case: Case, percent: float) -> tuple[np.ndarray, np.ndarray]:
     """Base and expected error of a case's noisy image."""
     noisy = torch.from_numpy(case.noisy(percent))[None]
-    problem = Denoise.pose(noisy, torch.full((1, 1, 1, 1), case.sigma(percent)), case.law, torch.tensor([case.spacing]))
+    problem = tasks.denoise(
+        noisy, torch.full((1, 1, 1, 1), case.sigma(percent)), case.law, torch.tensor([case.spacing])
+    )
     return problem.base[0].numpy(), problem.scale[0].numpy()
 
 

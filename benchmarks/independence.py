@@ -26,8 +26,9 @@ from benchmarks.cases import Image
 from medidiff import pipelines
 from medidiff.config import ComputeOptions
 from medidiff.diffusion import sampler, tiles
+from medidiff.physics import tasks
 from medidiff.physics.intensity import Intensity
-from medidiff.physics.tasks import Denoise, Problem
+from medidiff.physics.tasks import Problem
 from medidiff.restore import Engine
 from medidiff.training.validation import foreground_psnr
 
@@ -142,7 +143,7 @@ def probe(name: str, clean: Image, percent: float) -> Probe:
     """Add Rician noise and pose the problem with its true sigma."""
     case = cases.Case(name, name, "MR", (1.0, 1.0, 1.0), clean, Intensity(0.0, 1.0))
     noisy = torch.from_numpy(case.noisy(percent))[None]
-    problem = Denoise.pose(noisy, torch.full((1, 1, 1, 1), percent / 100), "rician", torch.ones(1, 3))
+    problem = tasks.denoise(noisy, torch.full((1, 1, 1, 1), percent / 100), "rician", torch.ones(1, 3))
     return Probe(name, percent, clean, problem)
 
 

@@ -10,9 +10,8 @@ import torch
 
 from benchmarks.cases import Case, Image
 from medidiff.config import RestoreOptions
-from medidiff.physics import intensity
+from medidiff.physics import intensity, tasks
 from medidiff.physics.rician import Law, remove_rician_bias
-from medidiff.physics.tasks import Denoise
 from medidiff.pipelines import Pipeline
 from medidiff.restore import Restoration
 from medidiff.scans.volume import Volume
@@ -79,7 +78,7 @@ def bm4d(noisy: Image, sigma: float, law: Law) -> Image:
 def classical_base(noisy: Image, sigma: float, law: Law) -> Image:
     """What medidiff starts from: sliding-DCT shrinkage without the network."""
     image = torch.from_numpy(np.ascontiguousarray(noisy))[None]
-    base = Denoise.pose(image, torch.full((1, 1, 1, 1), sigma), law, torch.ones(1, 3)).base[0].numpy()
+    base = tasks.denoise(image, torch.full((1, 1, 1, 1), sigma), law, torch.ones(1, 3)).base[0].numpy()
     return np.maximum(base, 0) if law == "rician" else base
 
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from medidiff.config import RestoreOptions
 from medidiff.diffusion.device import Device
 from medidiff.diffusion.network import Backbone
-from medidiff.physics import intensity, noise
-from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS, Denoise
+from medidiff.physics import intensity, noise, tasks
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.restore import Engine, Restoration, restore
 from medidiff.scans.volume import Volume
 
@@ -41,7 +41,7 @@ class Constant(Backbone):
 
     def forward(self, x: Tensor, parameters: Tensor) -> Tensor:
         assert x.shape[1] == STATE_CHANNELS + len(VIEWS)
-        assert parameters.shape == (len(x), len(PARAMETERS))
+        assert parameters.shape == (len(x), len(parameter_names(3)))
         assert all(n % self.stride == 0 for n in x.shape[2:])
         self.windows.append(tuple(x.shape))
         return torch.stack([torch.full_like(x[:, 0], value) for value in self.answer], dim=1)
@@ -54,7 +54,7 @@ class Local(Constant):
         super().__init__()
         torch.manual_seed(0)
         self.first = nn.Conv3d(STATE_CHANNELS + len(VIEWS), 4, 3, padding=1)
-        self.steer = nn.Linear(len(PARAMETERS), 4)
+        self.steer = nn.Linear(len(parameter_names(3)), 4)
         self.last = nn.Conv3d(4, 2, 3, padding=1)
         self.eval().requires_grad_(False)
 
@@ -102,7 +102,7 @@ def posed(volume: Volume, percent: float) -> tuple[intensity.Intensity, NDArray[
     scaling, unit = intensity.normalise(volume.array, volume.modality)
     sigma = torch.full((1, 1, 1, 1), percent / 100 * scaling.bright)
     law = noise.law_of(unit, volume.modality)
-    problem = Denoise.pose(torch.from_numpy(unit)[None], sigma, law, torch.tensor([volume.spacing]).float())
+    problem = tasks.denoise(torch.from_numpy(unit)[None], sigma, law, torch.tensor([volume.spacing]).float())
     base = problem.base[0].numpy()
     return scaling, np.maximum(base, 0) if law == "rician" else base, problem.scale[0].numpy()
 

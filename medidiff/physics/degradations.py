@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 TINY = 1e-12
+_SLAB, _CUBOID = 0.1, 0.1  # shares of the shapes of holes; the rest are lesions
 
 
 def _per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -98,3 +99,43 @@ def vary(sigma: Tensor, like: Tensor, amplitude: Tensor, generator: torch.Genera
     """A noise map ``sigma exp(amplitude field)`` of mean square ``sigma^2``, as parallel imaging gives (g-factor)."""
     field = torch.exp(_per_image(amplitude, like) * smooth_field(like.shape, generator, like.device))
     return _per_image(sigma, like) * field / field.square().mean(dim=_spatial(like), keepdim=True).sqrt()
+
+
+def hole(shape: torch.Size, generator: torch.Generator, device: torch.device, radius: tuple[float, float]) -> Tensor:
+    """A random hole in each image (B, *spatial), boolean: rough ellipsoids like lesions, cuboids, or missing slices.
+
+    Args:
+        shape: (B, *spatial).
+        generator: on ``device``.
+        device: where to make it.
+        radius: smallest and largest radius in voxels.
+    """
+    spatial = shape[1:]
+    grids = torch.meshgrid(*(torch.arange(n, device=device, dtype=torch.float32) for n in spatial), indexing="ij")
+    rough = smooth_field(shape, generator, device, cells=7)
+    # of each image: kind, number of lobes, axis; then for three lobes their centres, radii and offsets
+    draws = torch.rand((shape[0], 3 + 9 * len(spatial)), generator=generator, device=device).cpu()
+    found = torch.stack([_one_hole(grids, rough[i], draws[i], radius) for i in range(shape[0])])
+    share = found.flatten(1).float().mean(dim=1)
+    useless = ((share > 0.6) | (share == 0)).reshape(-1, *(1,) * len(spatial))
+    middle = [(g - n // 2).abs() <= min(radius[0], n / 4) for g, n in zip(grids, spatial, strict=True)]
+    return torch.where(useless, torch.stack(middle).all(dim=0), found)
+
+
+def _one_hole(grids: tuple[Tensor, ...], rough: Tensor, draws: Tensor, radius: tuple[float, float]) -> Tensor:
+    kind, lobes, axis = float(draws[0]), 1 + int(2.99 * draws[1]), int(len(grids) * 0.999 * draws[2])
+    centres, sizes, offsets = draws[3:].reshape(3, 3, len(grids)).tolist()
+    sizes = [[radius[0] + (radius[1] - radius[0]) * each for each in lobe] for lobe in sizes]
+    first = [n * (0.25 + 0.5 * each) for n, each in zip(rough.shape, centres[0], strict=True)]
+    if kind < _SLAB:
+        slab: Tensor = (grids[axis] - first[axis]).abs() < 0.5 + 2.5 * offsets[0][0]
+        return slab
+    if kind < _SLAB + _CUBOID:
+        return torch.stack([(g - c).abs() < r for g, c, r in zip(grids, first, sizes[0], strict=True)]).all(dim=0)
+    inside = torch.zeros_like(rough, dtype=torch.bool)
+    for lobe in range(lobes):
+        away = [(lobe > 0) * r * (2 * each - 1) for r, each in zip(sizes[0], offsets[lobe], strict=True)]
+        parts = zip(grids, first, away, sizes[lobe], strict=True)
+        distance = torch.stack([((g - c - a) / r).square() for g, c, a, r in parts]).sum(dim=0)
+        inside |= distance + 0.5 * rough < 1
+    return inside

@@ -52,3 +52,19 @@ def remove_rician_bias(mean: Tensor) -> Tensor:
     fraction = position - index
     low = torch.lerp(table[index], table[index + 1], fraction)
     return torch.where(mean < last, low, (mean.square() - 1).clamp(min=0).sqrt())
+
+
+@cache
+def _bias_table() -> Tensor:
+    """What noise adds to the mean, on a regular grid of noiseless values from 0."""
+    nu = np.arange(0, _LARGEST, _STEP, dtype=np.float64)
+    return torch.from_numpy((rician_mean(nu) - nu).astype(np.float32))
+
+
+def rician_bias(nu: Tensor) -> Tensor:
+    """Mean of a Rician variable minus its noiseless value ``nu``: 1.25 at 0, ``1 / (2 nu)`` far up."""
+    table = _bias_table().to(nu.device)
+    position = (nu / _STEP).clamp(0, table.numel() - 1.001)
+    index = position.to(torch.int64)
+    near = torch.lerp(table[index], table[index + 1], position - index)
+    return torch.where(nu < _LARGEST - 1, near, 0.5 / nu.clamp(min=1))

@@ -8,20 +8,44 @@ the noise hides.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from medidiff.physics import holes, smooth
 from medidiff.physics.extend import extend
-from medidiff.physics.rician import Law, remove_rician_bias
+from medidiff.physics.operators import Acquisition
+from medidiff.physics.rician import Law, remove_rician_bias, rician_bias
 from medidiff.physics.shrinkage import shrink
 
 SMALLEST_SCALE = 0.003  # of the bright foreground level
 SMALLEST_SIGMA = 1e-4
-VIEWS = ("removed", "detail", "base", "log scale", "log sigma", "measured")
-PARAMETERS = ("theta", "log10 sigma", "rician", "log2 spacing 1", "log2 spacing 2", "log2 spacing 3")
+VIEWS = ("removed", "detail", "base", "log scale", "log sigma", "known")
 STATE_CHANNELS = 1
+_PROFILE_CODE = {"box": 0.0, "gaussian": 1.0, "kspace": -1.0}
+# Error of the interpolated base along a refined axis over the local gradient of the base: 0.25 factor^1.3, measured on
+# T1w, T2w and FLAIR brains for factors 1.5 to 8 and all profiles (within 20 % of each).
+_INTERPOLATION, _INTERPOLATION_GROWTH = 0.25, 1.3
+_INTERPOLATION_FLOOR = 0.01
+# Error of the harmonic filling over the standard deviation of the object around, by depth in the hole: same brains.
+_FILLING, _FILLING_REACH = 0.9, 1.8
+_OBJECT = 0.05
+_ASKED_AGAIN = 4.0
+
+
+def parameter_names(spatial_dims: int) -> tuple[str, ...]:
+    """What the parameter vector of a network for 2-D or 3-D images holds, the diffusion angle first."""
+    axes = range(1, spatial_dims + 1)
+    return (
+        "theta",
+        "log10 sigma",
+        "rician",
+        *(f"log2 spacing {axis}" for axis in axes),
+        *(f"log2 factor {axis}" for axis in axes),
+        *(f"profile {axis}" for axis in axes),
+    )
 
 
 @dataclass(frozen=True)
@@ -29,12 +53,18 @@ class Problem:
     """One posed problem; every image has shape (B, *spatial) and normalised intensity.
 
     Attributes:
-        measured: y, the scan.
+        measured: y on the wanted grid: the scan itself where that is its grid, else the base.
         base: b, the classical estimate.
         scale: s, expected standard deviation of x - b.
         sigma: standard deviation of the noise in y.
-        known: 1 where y was measured, 0 where it was not.
-        parameters: (B, len(PARAMETERS) - 1): all parameters but the diffusion angle.
+        known: share of each voxel that the measurement determines: 1 where it was measured, 0 in a hole, the diagonal
+            of R A in between.
+        parameters: (B, P - 1): all parameters but the diffusion angle, see ``parameter_names``.
+        support: boolean, where x may differ from the base; ``None`` for everywhere.
+        acquisition: A, where it is not the identity.
+        data: y as it was measured, (B, *coarse), for ``acquisition``.
+        trusted: 1 where ``data`` was measured, 0 in holes; ``None`` without holes.
+        damping: see ``Acquisition.project``.
     """
 
     measured: Tensor
@@ -43,6 +73,11 @@ class Problem:
     sigma: Tensor
     known: Tensor
     parameters: Tensor
+    support: Tensor | None = None
+    acquisition: Acquisition | None = None
+    data: Tensor | None = None
+    trusted: Tensor | None = None
+    damping: float = 0.0
 
     def views(self) -> Tensor:
         """What the network is told, shape (B, len(VIEWS), *spatial); every channel is of order one."""
@@ -61,12 +96,25 @@ class Problem:
         )
 
     def image(self, residual: Tensor) -> Tensor:
-        """``x = P(b + s r)`` for a standardised residual ``r``; P is the identity for denoising."""
-        return torch.addcmul(self.base, self.scale, residual)
+        """``x = P(b + s r)`` for a standardised residual ``r``: P makes x explain what was measured."""
+        image = torch.addcmul(self.base, self.scale, residual)
+        if self.acquisition is not None and self.data is not None:
+            return self.acquisition.project(image, self.data, self.trusted, self.damping)
+        return image if self.support is None else torch.where(self.support, image, self.base)
 
     def residual(self, image: Tensor) -> Tensor:
-        """``r = (x - b) / s``; the inverse of ``image``."""
+        """``r = (x - b) / s``; the inverse of ``image`` for images that explain the measurement."""
         return (image - self.base) / self.scale
+
+    def consistent(self, residual: Tensor) -> Tensor:
+        """The residual of ``image(residual)``: the nearest that explains the measurement."""
+        if self.acquisition is None and self.support is None:
+            return residual
+        return self.residual(self.image(residual))
+
+    def confine(self, state: Tensor) -> Tensor:
+        """A diffused state without what lies outside of ``support``, where there is nothing to find."""
+        return state if self.support is None else state * self.support
 
 
 def _local_mean(image: Tensor) -> Tensor:
@@ -76,42 +124,145 @@ def _local_mean(image: Tensor) -> Tensor:
     return pool(extend(image, [1] * dims, [1] * dims)[:, None], 3, stride=1)[:, 0]
 
 
-class Denoise:
-    """``A = I``: the whole scan was measured, with noise of known law and strength."""
+def denoise(measured: Tensor, sigma: Tensor, law: Law, spacing: Tensor) -> Problem:
+    """Pose denoising, ``A = I``: the whole scan was measured, with noise of known law and strength.
 
-    name = "denoise"
+    The base is the sliding-DCT estimate with the Rician bias of the mean removed. The expected size of its error is
+    ``s = sigma sqrt(v (2 - v))`` with v the shrinkage's own variance: measured on T1w and T2w brains between 1
+    and 15 % noise this is the root mean square error of voxels with that v to about 20 %.
 
-    @staticmethod
-    def pose(measured: Tensor, sigma: Tensor, law: Law, spacing: Tensor) -> Problem:
-        """Pose denoising.
+    Args:
+        measured: y, shape (B, *spatial).
+        sigma: noise standard deviation, broadcastable to ``measured``.
+        law: ``rician`` or ``gaussian``.
+        spacing: voxel size in millimetres, shape (B, dims) or (1, dims).
+    """
+    sigma = sigma.expand_as(measured).clamp(min=SMALLEST_SIGMA)
+    base, error = _classical(measured, sigma, law)
+    scale = error.clamp(min=SMALLEST_SCALE)
+    return Problem(measured, base, scale, sigma, torch.ones_like(measured[:1]), _parameters(sigma, law, spacing))
 
-        The base is the sliding-DCT estimate with the Rician bias of the mean removed. The expected size of its error is
-        ``s = sigma sqrt(v (2 - v))`` with v the shrinkage's own variance: measured on T1w and T2w brains between 1
-        and 15 % noise this is the root mean square error of voxels with that v to about 20 %.
 
-        Args:
-            measured: y, shape (B, *spatial).
-            sigma: noise standard deviation, broadcastable to ``measured``.
-            law: ``rician`` or ``gaussian``.
-            spacing: voxel size in millimetres, shape (B, dims).
-        """
-        dims = measured.ndim - 1
-        sigma = sigma.expand_as(measured).clamp(min=SMALLEST_SIGMA)
-        estimate, variance = shrink(measured / sigma, dims)
+def inpaint(measured: Tensor, hole: Tensor, spacing: Tensor) -> Problem:
+    """Pose inpainting: voxels in ``hole`` were not measured, all others are kept exactly.
+
+    The base is the harmonic filling. The expected size of its error is 0.9 times the standard deviation of the object
+    around, less near the hole's border.
+
+    Args:
+        measured: y, shape (B, *spatial); what it holds in the hole does not matter.
+        hole: boolean, same shape.
+        spacing: voxel size in millimetres, shape (B, dims) or (1, dims).
+    """
+    base = holes.harmonic_fill(measured, hole, spacing)
+    sigma = torch.full_like(base, SMALLEST_SIGMA)
+    known = (~hole).to(base.dtype)
+    scale = _filling_error(base, hole)
+    return Problem(base, base, scale, sigma, known, _parameters(sigma, "gaussian", spacing), support=hole)
+
+
+def superresolve(
+    measured: Tensor,
+    acquisition: Acquisition,
+    spacing: Tensor,
+    *,
+    sigma: Tensor | None = None,
+    law: Law = "gaussian",
+    hole: Tensor | None = None,
+) -> Problem:
+    """Pose super-resolution, ``y = A x + n``, with or without noise, with or without a hole: one problem.
+
+    The base is ``R D(fill(y))``: holes filled harmonically, then the classical denoiser where there is noise, then the
+    smooth image that explains the result. Without noise ``A x = y`` holds exactly for every image of the problem; with
+    noise they explain y as far as its noise allows.
+
+    Args:
+        measured: y, shape (B, *coarse).
+        acquisition: A.
+        spacing: voxel size of the wanted grid in millimetres, shape (B, dims) or (1, dims).
+        sigma: noise standard deviation, broadcastable to ``measured``; ``None`` to keep what was measured exactly.
+        law: of the noise.
+        hole: boolean (B, *coarse): voxels that were not measured.
+    """
+    data, trusted, damping = measured, None, 0.0
+    factors = torch.tensor([axis.factor for axis in acquisition.axes]).to(spacing)
+    if hole is not None:
+        data = holes.harmonic_fill(measured, hole, spacing * factors)
+        trusted = (~hole).to(data.dtype)
+    best, error = data, torch.zeros_like(data)
+    if sigma is not None:
+        sigma = sigma.expand_as(data).clamp(min=SMALLEST_SIGMA)
+        best, error = _classical(data, sigma, law)
+        # how far the noise of y exceeds what is not known of A x; y made the base already, so it is asked again softly
+        damping = _ASKED_AGAIN * float(sigma.square().mean() / error.square().mean().clamp(min=SMALLEST_SIGMA**2))
         if law == "rician":
-            estimate = remove_rician_bias(estimate)
-        base = estimate * sigma
-        variance = variance.clamp(0, 1)
-        scale = (sigma * (variance * (2 - variance)).sqrt()).clamp(min=SMALLEST_SCALE)
-        return Problem(measured, base, scale, sigma, torch.ones_like(measured[:1]), _parameters(sigma, law, spacing))
+            data = data - sigma * rician_bias(best / sigma)
+    base = acquisition.lift(best)
+    power = _interpolation_error(base, acquisition).square() + acquisition.spread(error).square()
+    known = acquisition.known(base)
+    if hole is not None:
+        fine_hole = acquisition.spread(hole.to(base.dtype)) > 0.5
+        power = torch.where(fine_hole, power + _filling_error(base, fine_hole).square(), power)
+        known = torch.where(fine_hole, torch.zeros_like(known), known)
+    fine_sigma = torch.full_like(base, SMALLEST_SIGMA) if sigma is None else acquisition.spread(sigma)
+    return Problem(
+        base,
+        base,
+        power.sqrt().clamp(min=SMALLEST_SCALE),
+        fine_sigma,
+        known,
+        _parameters(fine_sigma, law, spacing, acquisition),
+        acquisition=acquisition,
+        data=data,
+        trusted=trusted,
+        damping=damping,
+    )
 
 
-def _parameters(sigma: Tensor, law: Law, spacing: Tensor) -> Tensor:
+def _classical(measured: Tensor, sigma: Tensor, law: Law) -> tuple[Tensor, Tensor]:
+    """The classical denoiser's estimate and the expected standard deviation of its error."""
+    estimate, variance = shrink(measured / sigma, measured.ndim - 1)
+    if law == "rician":
+        estimate = remove_rician_bias(estimate)
+    variance = variance.clamp(0, 1)
+    return estimate * sigma, sigma * (variance * (2 - variance)).sqrt()
+
+
+def _interpolation_error(base: Tensor, acquisition: Acquisition) -> Tensor:
+    """Expected standard deviation of what interpolation misses: the local gradient of the base along refined axes."""
+    power = torch.full_like(base, _INTERPOLATION_FLOOR**2)
+    blur = [1.0 if axis.trivial else axis.factor / 2 for axis in acquisition.axes]
+    for index, axis in enumerate(acquisition.axes, start=1):
+        if not axis.trivial:
+            step = torch.gradient(base, dim=index)[0].square()
+            power = power + (_INTERPOLATION * axis.factor**_INTERPOLATION_GROWTH) ** 2 * smooth.gaussian(step, blur)
+    return power.sqrt()
+
+
+def _filling_error(base: Tensor, hole: Tensor) -> Tensor:
+    """Expected standard deviation of the truth about the harmonic filling; outside of the hole that of its rim."""
+    axes = tuple(range(1, base.ndim))
+    around = ((base > _OBJECT) & ~hole).to(base.dtype)
+    count = around.sum(dim=axes, keepdim=True).clamp(min=1)
+    mean = (around * base).sum(dim=axes, keepdim=True) / count
+    spread = ((around * (base - mean).square()).sum(dim=axes, keepdim=True) / count).sqrt()
+    reach = holes.depth(hole).clamp(min=1)
+    size = _FILLING * spread * (1 - torch.exp(-reach / _FILLING_REACH)).sqrt()
+    return size.clamp(min=SMALLEST_SCALE)
+
+
+def _parameters(sigma: Tensor, law: Law, spacing: Tensor, acquisition: Acquisition | None = None) -> Tensor:
     count = sigma.shape[0]
     level = sigma.reshape(count, -1).median(dim=1).values.log10() + 2
     rician = torch.full_like(level, float(law == "rician"))
-    relative = (spacing / spacing.min(dim=1, keepdim=True).values).clamp(max=16).log2().to(sigma)
-    return torch.cat([level[:, None], rician[:, None], relative], dim=1)
+    relative = (spacing / spacing.min(dim=1, keepdim=True).values).clamp(max=16).log2().to(sigma).expand(count, -1)
+    how = torch.zeros((2, relative.shape[1]))
+    if acquisition is not None:
+        for index, axis in enumerate(acquisition.axes):
+            if not axis.trivial:
+                how[0, index] = math.log2(axis.factor)
+                how[1, index] = _PROFILE_CODE[axis.profile] * axis.width
+    return torch.cat([level[:, None], rician[:, None], relative, how.reshape(1, -1).to(sigma).expand(count, -1)], dim=1)
 
 
-__all__ = ["PARAMETERS", "STATE_CHANNELS", "VIEWS", "Denoise", "Problem"]
+__all__ = ["STATE_CHANNELS", "VIEWS", "Problem", "denoise", "inpaint", "parameter_names", "superresolve"]

@@ -13,7 +13,7 @@ import monai
 import numpy as np
 import torch
 
-from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.training import pack
 from medidiff.training.checkpoint import STATE
 from medidiff.training.validation import PERCENTAGES
@@ -43,7 +43,11 @@ def make(run: Path, data: Path, bundle: Path, *, version: str, description: str,
     entries = [
         entry for entry in pack.load(data).entries if entry.split == "train" and entry.modality in recipe["modalities"]
     ]
-    network = {"in_channels": STATE_CHANNELS + len(VIEWS), "parameters": len(PARAMETERS), **recipe["network"]}
+    network = {
+        "in_channels": STATE_CHANNELS + len(VIEWS),
+        "parameters": len(parameter_names(recipe["network"]["spatial_dims"])),
+        **recipe["network"],
+    }
     digest = pack.digest(bundle / WEIGHTS)
     metadata = _metadata(version, description, network, halo, digest, state, entries, data)
     _write(bundle / "configs/metadata.json", metadata)

@@ -14,7 +14,10 @@ class Data:
 
     Strengths are normalised; shares are of batches. ``rician`` and ``gaussian`` leave the rest to noncentral chi;
     ``inherent`` is the share in which the assumed sigma includes the noise that the reference scan already had, as an
-    estimate does; ``sigma_jitter`` is the log-error of the assumed sigma.
+    estimate does; ``sigma_jitter`` is the log-error of the assumed sigma. ``superres``, ``inpaint`` and ``combined``
+    leave the rest of the batches to denoising; ``through_plane`` is the share of super-resolution batches with one
+    thick axis, the others have two or three; ``factor`` and ``in_plane_factor`` are the ranges; ``hole_radius`` is in
+    voxels.
     """
 
     patches: tuple[tuple[float, int, int], ...] = ((0.6, 32, 8), (1.0, 48, 3))
@@ -26,6 +29,13 @@ class Data:
     varying: float = 0.4
     sigma_jitter: float = 0.08
     inherent: float = 0.5
+    superres: float = 0.0
+    inpaint: float = 0.0
+    combined: float = 0.0
+    through_plane: float = 0.7
+    factor: tuple[float, float] = (1.6, 8.0)
+    in_plane_factor: tuple[float, float] = (1.5, 3.0)
+    hole_radius: tuple[float, float] = (3.0, 13.0)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medidiff.physics import degradations
+from medidiff.physics import degradations, tasks
 from medidiff.physics.extend import extend
+from medidiff.physics.operators import Acquisition, Axis, Profile
 from medidiff.physics.rician import Law
-from medidiff.physics.tasks import Denoise, Problem
+from medidiff.physics.tasks import Problem
 from medidiff.training.pack import LEVELS, Pack
 from medidiff.training.recipe import Data
 
 _OBJECT = 0.05  # normalised intensity of what counts as object
 _THIN_SLICES = (1, 1, 2, 3, 5)
 _KNOTS = 6
+_SHARP = 1.5  # spacing over the finest: what counts as well resolved
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,18 @@ class Simulator:
         device: where volumes live and batches are made.
         seed: start of the random sequence.
         modalities: DICOM codes to draw from.
+        spatial_dims: 3 for patches of volumes, 2 for patches of their slices in all three planes.
     """
 
-    def __init__(self, pack: Pack, data: Data, device: torch.device, seed: int, modalities: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        pack: Pack,
+        data: Data,
+        device: torch.device,
+        seed: int,
+        modalities: tuple[str, ...],
+        spatial_dims: int = 3,
+    ) -> None:
         chosen = [i for i in pack.of("train") if pack.entries[i].modality in modalities]
         if not chosen:
             raise ValueError(f"the pack holds no training volume of {', '.join(modalities)}")
@@ -47,23 +58,90 @@ class Simulator:
         self._volumes = [torch.from_numpy(pack.arrays[i].copy()).to(device) for i in chosen]
         # a subject with many contrasts or a large volume is drawn more often, but less than in proportion
         self._weights = torch.tensor([float(v.numel()) ** 0.5 for v in self._volumes])
-        self._data, self._device = data, device
+        self._data, self._device, self._dims = data, device, spatial_dims
         self.cpu = torch.Generator().manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def draw(self, edge: int, count: int) -> Example:
-        """A batch of ``count`` patches of ``edge`` voxels; now and then thin stacks of the same number of voxels."""
-        if self._chance(self._data.thin):
-            slices = _THIN_SLICES[self._integer(len(_THIN_SLICES))]
-            wide = 2 * edge
-            shape = (wide, wide, slices)
-        else:
-            shape = (edge, edge, edge)
-        crops = [self._crop(shape) for _ in range(count)]
+        """A batch of ``count`` patches of about ``edge`` voxels an axis, of one task drawn by the recipe's shares."""
+        chance = float(torch.rand((), generator=self.cpu))
+        data = self._data
+        if chance < data.superres + data.combined:
+            return self._superresolve(edge, count, combined=chance >= data.superres)
+        if chance < data.superres + data.combined + data.inpaint:
+            return self._inpaint(edge, count)
+        return self._denoise(edge, count)
+
+    def _patches(
+        self, shape: tuple[int, ...], count: int, sharp: tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Augmented crops (B, *shape), their spacing (B, dims), and the noise that they already have (B,)."""
+        crops = [self._crop(shape, sharp) for _ in range(count)]
         clean = self._augment(torch.stack([crop for crop, _, _ in crops]))
         spacing = torch.tensor([spacing for _, spacing, _ in crops], device=self._device)
-        inherent = torch.tensor([sigma for _, _, sigma in crops], device=self._device)
-        return self._degrade(clean, spacing, inherent)
+        return clean, spacing, torch.tensor([sigma for _, _, sigma in crops], device=self._device)
+
+    def _denoise(self, edge: int, count: int) -> Example:
+        """Noisy patches; now and then thin stacks of the same number of voxels."""
+        shape: tuple[int, ...] = (edge,) * self._dims
+        if self._dims == 3 and self._chance(self._data.thin):
+            shape = (2 * edge, 2 * edge, _THIN_SLICES[self._integer(len(_THIN_SLICES))])
+        return self._degrade(*self._patches(shape, count))
+
+    def _inpaint(self, edge: int, count: int) -> Example:
+        clean, spacing, _ = self._patches((edge,) * self._dims, count)
+        hole = degradations.hole(clean.shape, self.generator, self._device, self._data.hole_radius)
+        problem = tasks.inpaint(clean, hole, spacing)
+        return Example(problem, problem.residual(torch.where(hole, clean, problem.base)))
+
+    def _superresolve(self, edge: int, count: int, *, combined: bool) -> Example:
+        """Patches seen through thick slices or a narrow band of k-space; combined: with noise, some with a hole."""
+        shape, acquisition = self._acquisition(edge)
+        refined = tuple(index for index, axis in enumerate(acquisition.axes) if not axis.trivial)
+        clean, spacing, _ = self._patches(shape, count, sharp=refined)
+        measured = acquisition.forward(clean)
+        if not combined:
+            problem = tasks.superresolve(measured, acquisition, spacing)
+            return Example(problem, problem.residual(clean))
+        low, high = self._data.sigma
+        level = torch.exp(self._uniform(count, math.log(low), math.log(max(low, 0.4 * high))))
+        sigma = level.reshape(-1, *(1,) * self._dims)
+        rician = self._chance(self._data.rician)
+        add = degradations.add_rician if rician else degradations.add_gaussian
+        measured = add(measured, sigma, self.generator)
+        hole = None
+        if self._chance(0.4):
+            low_radius = self._data.hole_radius[0] / 2
+            hole = degradations.hole(
+                measured.shape, self.generator, self._device, (low_radius, min(measured.shape[1:]) / 4 + low_radius)
+            )
+        problem = tasks.superresolve(
+            measured, acquisition, spacing, sigma=sigma, law="rician" if rician else "gaussian", hole=hole
+        )
+        return Example(problem, problem.residual(clean))
+
+    def _acquisition(self, edge: int) -> tuple[tuple[int, ...], Acquisition]:
+        """A random acquisition and the patch shape that suits it: long along a single thick axis."""
+        data = self._data
+        if self._chance(data.through_plane):
+            thick = self._integer(self._dims)
+            short = max(8, round(edge / 2 ** (1 / (self._dims - 1)) / 8) * 8)
+            shape = tuple(2 * edge if axis == thick else short for axis in range(self._dims))
+            refined, limits = [thick], data.factor
+        else:
+            shape = (edge,) * self._dims
+            out = self._integer(2 * self._dims)  # half of the time all axes, else all but one
+            refined, limits = [axis for axis in range(self._dims) if axis != out], data.in_plane_factor
+        factor = float(torch.exp(self._uniform(1, math.log(limits[0]), math.log(limits[1]))))
+        kind = float(torch.rand((), generator=self.cpu))
+        gaussian, box = (0.6, 0.9) if len(refined) == 1 else (0.1, 0.3)
+        profile: Profile = "gaussian" if kind < gaussian else "box" if kind < box else "kspace"
+        width = 1.0 if profile == "kspace" else 0.7 + 0.05 * self._integer(9)
+        axes = [
+            Axis(max(3, round(size / factor)) if axis in refined else size, size, profile, width)
+            for axis, size in enumerate(shape)
+        ]
+        return shape, Acquisition(tuple(axes))
 
     def _chance(self, probability: float) -> bool:
         return float(torch.rand((), generator=self.cpu)) < probability
@@ -74,30 +152,42 @@ class Simulator:
     def _uniform(self, count: int, low: float, high: float) -> Tensor:
         return (torch.rand(count, generator=self.cpu) * (high - low) + low).to(self._device)
 
-    def _crop(self, shape: tuple[int, int, int]) -> tuple[Tensor, list[float], float]:
-        """A random crop in a random orientation, mostly of the object; its spacing; the noise it already has."""
-        index = int(torch.multinomial(self._weights, 1, generator=self.cpu))
-        entry, volume = self._entries[index], self._volumes[index]
-        order = torch.randperm(3, generator=self.cpu).tolist()
-        view = volume.permute(order)
+    def _crop(self, shape: tuple[int, ...], sharp: tuple[int, ...]) -> tuple[Tensor, list[float], float]:
+        """A random crop in a random orientation, mostly of the object; its spacing; the noise it already has.
+
+        Along the axes ``sharp`` the volume's own resolution is needed: those never lie along its thick slices.
+        """
+        dims, full = self._dims, (*shape, *(1,) * (3 - len(shape)))
+        index, order = self._oriented(sharp)
+        entry, view = self._entries[index], self._volumes[index].permute(order)
         level = _OBJECT * LEVELS / entry.ceiling
         for _ in range(6):
-            corner = [self._integer(max(n - m, 0) + 1) for n, m in zip(view.shape, shape, strict=True)]
-            crop = view[tuple(slice(c, c + m) for c, m in zip(corner, shape, strict=True))]
+            corner = [self._integer(max(n - m, 0) + 1) for n, m in zip(view.shape, full, strict=True)]
+            crop = view[tuple(slice(c, c + m) for c, m in zip(corner, full, strict=True))]
             if float((crop > level).float().mean()) > 0.2 or self._chance(0.05):
                 break
         patch = crop.float() * (entry.ceiling / LEVELS)
-        for axis, size in enumerate(shape):  # a volume thinner than the patch is mirrored
+        for axis, size in enumerate(full):  # a volume thinner than the patch is mirrored
             if patch.shape[axis] < size:
                 patch = extend(patch, [0] * 3, [size - n if a == axis else 0 for a, n in enumerate(patch.shape)])
         flips = [axis for axis in range(3) if self._chance(0.5)]
-        return patch.flip(flips), [entry.spacing[i] for i in order], entry.sigma
+        return patch.flip(flips).reshape(shape), [entry.spacing[i] for i in order[:dims]], entry.sigma
+
+    def _oriented(self, sharp: tuple[int, ...]) -> tuple[int, list[int]]:
+        """A volume, and an order of its axes that puts well-resolved ones where ``sharp`` asks for them."""
+        for _ in range(100):
+            index = int(torch.multinomial(self._weights, 1, generator=self.cpu))
+            spacing = self._entries[index].spacing
+            order = torch.randperm(3, generator=self.cpu).tolist()
+            if all(spacing[order[axis]] <= _SHARP * min(spacing) for axis in sharp):
+                break
+        return index, order
 
     def _augment(self, clean: Tensor) -> Tensor:
         """Other contrasts, coil sensitivities and scalings of the same anatomy; zero stays zero."""
         count = clean.shape[0]
         gamma = torch.exp(0.15 * torch.randn(count, generator=self.cpu)).to(self._device)
-        clean = clean.clamp(min=0) ** gamma.reshape(-1, 1, 1, 1)
+        clean = clean.clamp(min=0) ** gamma.reshape(-1, *(1,) * self._dims)
         if self._chance(0.5):
             clean = clean * torch.exp(
                 0.3 * degradations.smooth_field(clean.shape, self.generator, self._device, cells=2)
@@ -105,10 +195,12 @@ class Simulator:
         for i in range(count):
             if self._chance(0.3):
                 clean[i] = _remap(clean[i], torch.rand(_KNOTS, generator=self.cpu).to(self._device))
-        return clean * self._uniform(count, 0.7, 1.2).reshape(-1, 1, 1, 1)
+        return clean * self._uniform(count, 0.7, 1.2).reshape(-1, *(1,) * self._dims)
 
     def _degrade(self, clean: Tensor, spacing: Tensor, inherent: Tensor) -> Example:
+        """Noise of a random kind and strength, and what the scan's reader would assume of it."""
         count = clean.shape[0]
+        each = (-1, *(1,) * self._dims)
         low, high = self._data.sigma
         level = torch.exp(self._uniform(count, math.log(low), math.log(high)))
         amplitude = self._uniform(count, 0.0, 0.7) * float(self._chance(self._data.varying))
@@ -118,7 +210,7 @@ class Simulator:
         if kind < self._data.rician:
             textures = None
             if self._chance(self._data.correlated):
-                fwhm = self._uniform(3 * count, 0.0, 1.5).reshape(count, 3)
+                fwhm = self._uniform(self._dims * count, 0.0, 1.5).reshape(count, self._dims)
                 white = [torch.randn(clean.shape, generator=self.generator, device=self._device) for _ in range(2)]
                 textures = (degradations.colour(white[0], fwhm), degradations.colour(white[1], fwhm))
             measured = degradations.add_rician(clean, sigma, self.generator, textures)
@@ -130,9 +222,9 @@ class Simulator:
         # at run time sigma is known, or estimated with an error and with the noise that the reference scan already had
         assumed = sigma
         if self._chance(self._data.inherent):
-            assumed = (sigma.square() + inherent.reshape(-1, 1, 1, 1).square()).sqrt()
+            assumed = (sigma.square() + inherent.reshape(each).square()).sqrt()
         jitter = torch.exp(self._data.sigma_jitter * torch.randn(count, generator=self.cpu)).to(self._device)
-        problem = Denoise.pose(measured, assumed * jitter.reshape(-1, 1, 1, 1), law, spacing)
+        problem = tasks.denoise(measured, assumed * jitter.reshape(each), law, spacing)
         return Example(problem, problem.residual(clean))
 
 

@@ -13,14 +13,15 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medidiff.diffusion import network as networks
 from medidiff.diffusion import schedule, tiles
-from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS, Problem
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, Problem, parameter_names
 from medidiff.training import checkpoint, pack, recipe, validation
 from medidiff.training.simulator import Example, Simulator
 
@@ -31,7 +32,8 @@ _SMALLEST_SIZE = 0.3
 
 def build_network(settings: dict[str, Any]) -> networks.Backbone:
     """The recipe's network; the number of channels follows from the views and parameters."""
-    return networks.build(**{"in_channels": STATE_CHANNELS + len(VIEWS), "parameters": len(PARAMETERS), **settings})
+    parameters = len(parameter_names(settings["spatial_dims"]))
+    return networks.build(**{"in_channels": STATE_CHANNELS + len(VIEWS), "parameters": parameters, **settings})
 
 
 def loss(
@@ -51,37 +53,43 @@ def loss(
         none).
     """
     problem, r0 = example.problem, example.target
-    shape = (-1, *(1,) * (r0.ndim - 1))
+    shape, axes = (-1, *(1,) * (r0.ndim - 1)), tuple(range(1, r0.ndim))
     u = torch.rand(len(r0), generator=generator, device=r0.device) * 0.98 + 0.02
     u = torch.where(null, torch.ones_like(u), u)
     theta = schedule.angle(u)
     eps = torch.randn(r0.shape, generator=generator, device=r0.device)
     hide = null.reshape(shape)
-    z = torch.where(hide, torch.zeros_like(r0), schedule.diffuse(r0, eps, theta.reshape(shape)))
-    v = torch.where(hide, -r0, schedule.velocity(r0, eps, theta.reshape(shape)))
+    noise = torch.where(hide, torch.ones_like(r0), torch.sin(theta).reshape(shape))  # sin(theta); 1 for the null token
+    z = torch.where(hide, torch.zeros_like(r0), problem.confine(schedule.diffuse(r0, eps, theta.reshape(shape))))
     v_hat, log_variance = _forward(network, problem, z, theta)
-    # in units of the noise, not of the base's expected error, the null token's loss is the mean squared error of the
-    # image
-    scale2 = problem.scale.square()
-    weight = (scale2 / scale2.mean(dim=tuple(range(1, r0.ndim)), keepdim=True)).clamp(max=_LARGEST_WEIGHT)
-    weight = torch.where(hide, weight, torch.ones_like(weight))
+    r_hat = torch.where(hide, -v_hat, schedule.residual_of(z, v_hat, theta.reshape(shape)))
+    # what explains the measurement is all that can come out, so the network is judged by that
+    off = problem.consistent(r_hat) - r0
+    wrong = off / noise  # minus the error of the velocity
+    inside = torch.ones_like(r0) if problem.support is None else problem.support.to(r0.dtype)
+    count = inside.sum(dim=axes).clamp(min=1)
+    # in units of intensity, not of the base's expected error: the null token's loss is the squared error of the image
+    scale2 = problem.scale.square() * inside
+    weight = (scale2 / (scale2.sum(dim=axes) / count).reshape(shape)).clamp(max=_LARGEST_WEIGHT)
+    weight = torch.where(hide, weight, inside)
     # an image whose base is far off, because its noise is correlated, would rule the gradient: its error counts in part
-    axes = tuple(range(1, r0.ndim))
-    size = (weight * v.square()).mean(dim=axes)
-    error = (weight * (v_hat - v).square()).mean(dim=axes) / size.clamp(min=1)
-    residual = r0 - torch.where(hide, -v_hat, schedule.residual_of(z, v_hat, theta.reshape(shape))).detach()
-    likelihood = 0.5 * (residual.square() * torch.exp(-log_variance) + log_variance)
+    v = torch.where(hide, -r0, schedule.velocity(r0, eps, theta.reshape(shape)))
+    size = (weight * v.square()).sum(dim=axes) / count
+    error = (weight * wrong.square()).sum(dim=axes) / count / size.clamp(min=1)
+    unlikely = 0.5 * (off.detach().square() * torch.exp(-log_variance) + log_variance)
+    likelihood = (unlikely * inside).sum(dim=axes) / count
     with torch.no_grad():
         relative = error * size.clamp(min=1) / size.clamp(min=_SMALLEST_SIZE)
     return error.mean() + variance_weight * likelihood.mean(), relative[null].mean(), relative[~null].mean()
 
 
 def _forward(network: networks.Backbone, problem: Problem, z: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Velocity and log-variance over the problem's own extent."""
+    """Velocity and log-variance over the problem's own extent; bf16 inside the network on a GPU."""
     channels = torch.cat([z[:, None], problem.views()], dim=1)
     tiling = tiles.plan(z.shape[1:], None, 0, network.stride)
     parameters = torch.cat([theta[:, None], problem.parameters], dim=1)
-    answer = network(tiles.pad(channels, tiling), parameters).float()
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=z.is_cuda):
+        answer = network(tiles.pad(channels, tiling), parameters).float()
     answer = answer[(slice(None), slice(None), *(slice(0, n) for n in tiling.spatial))]
     return answer[:, 0], answer[:, 1].clamp(-12, 12)
 
@@ -118,6 +126,12 @@ class Trainer:
         self.iteration, self.seconds, self.rows = state["iteration"], state["seconds"], state["rows"]
         return True
 
+    def start_from(self, weights: Path) -> None:
+        """Begin with weights of the same network, in safetensors."""
+        tensors = {key: value.float() for key, value in load_file(weights).items()}
+        self.network.load_state_dict(tensors)
+        self.ema.load_state_dict(tensors)
+
     @property
     def fraction(self) -> float:
         """How much of the run is done."""
@@ -130,9 +144,14 @@ class Trainer:
         settings = self.settings.optimiser
         # a resumed part must not draw the same batches again
         simulator = Simulator(
-            self.pack, self.settings.data, self.device, self.settings.seed + self.iteration, self.settings.modalities
+            self.pack,
+            self.settings.data,
+            self.device,
+            self.settings.seed + self.iteration,
+            self.settings.modalities,
+            self.network.spatial_dims,
         )
-        step = torch.compile(loss) if self.device.type == "cuda" else loss
+        forward = cast(networks.Backbone, torch.compile(self.network)) if self.device.type == "cuda" else self.network
         begin, before = time.monotonic(), self.seconds
         saved, evaluated = begin, begin
         totals = torch.zeros(4)
@@ -143,10 +162,7 @@ class Trainer:
             null = (torch.rand(count, generator=simulator.cpu) < share).to(self.device)
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate()
-            with torch.autocast(self.device.type, torch.bfloat16):
-                value, null_part, other_part = step(
-                    self.network, example, null, simulator.generator, settings.variance_weight
-                )
+            value, null_part, other_part = loss(forward, example, null, simulator.generator, settings.variance_weight)
             self.optimiser.zero_grad(set_to_none=True)
             value.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
@@ -183,7 +199,13 @@ class Trainer:
 
     def _log(self, totals: Tensor) -> None:
         with torch.inference_mode():
-            table = validation.evaluate(self.pack, lambda problem: predict_mean(self.ema, problem), self.device)
+            table = validation.evaluate(
+                self.pack,
+                lambda problem: predict_mean(self.ema, problem),
+                self.device,
+                self.settings.modalities,
+                self.network.spatial_dims,
+            )
         row: dict[str, Any] = {
             "iteration": self.iteration,
             "seconds": round(self.seconds, 1),
@@ -191,7 +213,7 @@ class Trainer:
             "null_loss": round(float(totals[0] / totals[1].clamp(min=1)), 4),
             "v_loss": round(float(totals[2] / totals[3].clamp(min=1)), 4),
         }
-        row |= {f"{method}_{percent}": value for percent, methods in table.items() for method, value in methods.items()}
+        row |= {f"{case}_{method}": value for case, methods in table.items() for method, value in methods.items()}
         self.rows.append(row)
         print(json.dumps(row), flush=True)
 
@@ -226,6 +248,7 @@ def main() -> None:
     parser.add_argument("--evaluate-every", type=float, default=300.0, metavar="SECONDS")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--start", type=Path, metavar="WEIGHTS", help="begin with the weights of an earlier run")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -233,6 +256,8 @@ def main() -> None:
     trainer = Trainer(recipe.read(arguments.recipe), pack.load(arguments.pack), arguments.out, device)
     if arguments.resume and trainer.resume():
         print(f"resumed at iteration {trainer.iteration}", flush=True)
+    elif arguments.start:
+        trainer.start_from(arguments.start)
     trainer.run(arguments.max_seconds, arguments.evaluate_every)
 
 

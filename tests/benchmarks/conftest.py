@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from medidiff.diffusion.network import build
-from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {
         "spatial_dims": 3,
         "in_channels": STATE_CHANNELS + len(VIEWS),
-        "parameters": len(PARAMETERS),
+        "parameters": len(parameter_names(3)),
         "channels": [8, 8, 8],
         "encoder_blocks": [1, 1, 1],
         "decoder_blocks": [1, 1],

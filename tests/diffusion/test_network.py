@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from medidiff.diffusion import network as networks
 from medidiff.diffusion.network import FiLM, MedUNet, MonaiUNet
-from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 
 IN = STATE_CHANNELS + len(VIEWS)
 
@@ -33,12 +33,14 @@ def test_untrained_network_says_zero_with_unit_variance(dims, spatial):
 
 
 def test_default_network_is_small_enough_to_ship():
-    network = MedUNet(3, IN, len(PARAMETERS))
+    network = MedUNet(3, IN, len(parameter_names(3)))
     count = sum(parameter.numel() for parameter in network.parameters())
     assert 1_000_000 < count < 2_500_000
-    plane = MedUNet(2, IN, len(PARAMETERS) - 1)
+    plane = MedUNet(2, IN, len(parameter_names(2)))
     assert sum(parameter.numel() for parameter in plane.parameters()) < count / 2
-    large = MedUNet(3, IN, len(PARAMETERS), channels=(48, 96, 192), encoder_blocks=(2, 2, 3), decoder_blocks=(2, 2))
+    large = MedUNet(
+        3, IN, len(parameter_names(3)), channels=(48, 96, 192), encoder_blocks=(2, 2, 3), decoder_blocks=(2, 2)
+    )
     assert 2 * sum(parameter.numel() for parameter in large.parameters()) < 25 * 2**20  # bytes in fp16
 
 
@@ -76,14 +78,14 @@ def test_images_of_a_batch_do_not_see_each_other():
 
 
 def test_every_input_channel_and_every_parameter_matters():
-    network = scrambled(MedUNet(3, IN, len(PARAMETERS), (8,), (1,), (), embedding=8))
-    x, parameters = images(1, IN, 8, 8, 8), images(1, len(PARAMETERS))
+    network = scrambled(MedUNet(3, IN, len(parameter_names(3)), (8,), (1,), (), embedding=8))
+    x, parameters = images(1, IN, 8, 8, 8), images(1, len(parameter_names(3)))
     plain = network(x, parameters)
     for channel in range(IN):
         other = x.clone()
         other[:, channel] += 1
         assert float((network(other, parameters) - plain).abs().max()) > 1e-3
-    for index in range(len(PARAMETERS)):
+    for index in range(len(parameter_names(3))):
         other = parameters.clone()
         other[:, index] += 1
         assert float((network(x, other) - plain).abs().max()) > 1e-6
@@ -100,13 +102,13 @@ def test_film_is_the_identity_until_it_learns():
 
 def test_gradients_reach_every_weight():
     torch.manual_seed(0)
-    network = MedUNet(3, IN, len(PARAMETERS), (8, 12), (1, 1), (1,), embedding=8)
+    network = MedUNet(3, IN, len(parameter_names(3)), (8, 12), (1, 1), (1,), embedding=8)
     for _ in range(2):  # the zero head passes nothing back in the first step, zero FiLM weights nothing in the second
-        network(torch.randn(2, IN, 8, 8, 8), torch.randn(2, len(PARAMETERS))).sub(1).square().mean().backward()
+        network(torch.randn(2, IN, 8, 8, 8), torch.randn(2, len(parameter_names(3)))).sub(1).square().mean().backward()
         for parameter in network.parameters():
             parameter.data -= 0.1 * parameter.grad
             parameter.grad = None
-    network(torch.randn(2, IN, 8, 8, 8), torch.randn(2, len(PARAMETERS))).sub(1).square().mean().backward()
+    network(torch.randn(2, IN, 8, 8, 8), torch.randn(2, len(parameter_names(3)))).sub(1).square().mean().backward()
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in network.parameters())
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from medidiff.diffusion.network import MedUNet
 from medidiff.diffusion.sampler import Denoiser, posterior_mean, posterior_sample
 from medidiff.diffusion.schedule import residual_of
+from medidiff.physics import tasks
 from medidiff.physics.degradations import smooth_field
-from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS, Denoise, Problem
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, Problem, parameter_names
 from medidiff.training.simulator import Example
 from medidiff.training.trainer import loss
 
@@ -59,7 +60,7 @@ class Toy:
         level = 0.3 ** torch.rand(count, 1, 1, generator=generator)  # 0.3 to 1 times the signal
         sigma = level * torch.exp(0.5 * smooth_field(clean.shape, generator, clean.device))
         noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
-        return cls(clean, Denoise.pose(noisy, sigma, "gaussian", torch.ones(count, 2)))
+        return cls(clean, tasks.denoise(noisy, sigma, "gaussian", torch.ones(count, 2)))
 
     def take(self, index: Tensor) -> Toy:
         return Toy(self.clean[index], replace(self.problem, **{k: getattr(self.problem, k)[index] for k in PER_IMAGE}))
@@ -105,7 +106,7 @@ def denoiser(network: nn.Module, problem: Problem) -> Denoiser:
 def train(pool: Toy, generator: torch.Generator) -> nn.Module:
     """The trainer's loop without its files: AdamW, warm-up and cosine, clipping, moving average."""
     torch.manual_seed(0)
-    parameters = len(PARAMETERS) - 1  # one spacing fewer in two dimensions
+    parameters = len(parameter_names(2))  # one spacing fewer in two dimensions
     network = MedUNet(2, STATE_CHANNELS + len(VIEWS), parameters, (24, 48), (1, 1), (1,), embedding=32)
     average = copy.deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
@@ -203,7 +204,7 @@ def test_exact_posterior_has_the_error_that_it_promises(test_images):
 
 
 def test_zero_network_is_the_base_and_far_from_the_posterior(test_images):
-    network = MedUNet(2, STATE_CHANNELS + len(VIEWS), len(PARAMETERS) - 1, (8, 16), (1, 1), (1,))
+    network = MedUNet(2, STATE_CHANNELS + len(VIEWS), len(parameter_names(2)), (8, 16), (1, 1), (1,))
     findings = Findings.of(network, test_images)
     print(f"\nuntrained: {findings}")
     assert torch.equal(findings.mean, test_images.problem.base)

@@ -10,9 +10,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medidiff.physics import tasks
 from medidiff.physics.rician import remove_rician_bias
 from medidiff.physics.shrinkage import shrink
-from medidiff.physics.tasks import PARAMETERS, SMALLEST_SCALE, SMALLEST_SIGMA, VIEWS, Denoise, Problem
+from medidiff.physics.tasks import SMALLEST_SCALE, SMALLEST_SIGMA, VIEWS, Problem, parameter_names
 
 LAWS = ("rician", "gaussian")
 
@@ -22,7 +23,7 @@ def scalar(value: float) -> Tensor:
 
 
 def pose(noisy: np.ndarray, sigma: float, law: str) -> Problem:
-    return Denoise.pose(torch.from_numpy(noisy)[None], scalar(sigma), law, torch.ones(1, 3))
+    return tasks.denoise(torch.from_numpy(noisy)[None], scalar(sigma), law, torch.ones(1, 3))
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +61,10 @@ def test_base_is_the_shrinkage_in_units_of_sigma(head, add_noise):
     noisy = torch.from_numpy(add_noise("rician", head, 0.05))[None]
     sigma = 0.05 * torch.linspace(0.5, 2, noisy.shape[1])[None, :, None, None].expand_as(noisy)
     estimate, variance = shrink(noisy / sigma)
-    gaussian = Denoise.pose(noisy, sigma, "gaussian", torch.ones(1, 3))
+    gaussian = tasks.denoise(noisy, sigma, "gaussian", torch.ones(1, 3))
     torch.testing.assert_close(gaussian.base, estimate * sigma)
     torch.testing.assert_close(gaussian.scale, sigma * (variance * (2 - variance)).sqrt())
-    rician = Denoise.pose(noisy, sigma, "rician", torch.ones(1, 3))
+    rician = tasks.denoise(noisy, sigma, "rician", torch.ones(1, 3))
     torch.testing.assert_close(rician.base, remove_rician_bias(estimate) * sigma)
     assert torch.equal(rician.scale, gaussian.scale)
 
@@ -119,18 +120,18 @@ def test_parameters_of_a_batch():
     sigma = torch.tensor([0.01, 0.1, 0.2]).reshape(3, 1, 1, 1)
     spacing = torch.tensor([[1.0, 1, 1], [0.5, 0.5, 4], [1, 100, 2]])
     for law, flag in (("rician", 1.0), ("gaussian", 0.0)):
-        found = Denoise.pose(noisy, sigma, law, spacing).parameters
+        found = tasks.denoise(noisy, sigma, law, spacing).parameters
         expected = torch.tensor([[0, flag, 0, 0, 0], [1, flag, 0, 0, 3], [math.log10(0.2) + 2, flag, 0, 4, 1]])
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
-        assert found.shape[1] == len(PARAMETERS) - 1  # the diffusion angle comes first
+        assert found.shape[1] == len(parameter_names(3)) - 1  # the diffusion angle comes first
 
 
 def test_batch_is_single_images():
     noisy = torch.rand(2, 9, 10, 7, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.05, 0.3]).reshape(2, 1, 1, 1)
-    together = Denoise.pose(noisy, sigma, "rician", torch.ones(2, 3))
+    together = tasks.denoise(noisy, sigma, "rician", torch.ones(2, 3))
     for i in range(2):
-        alone = Denoise.pose(noisy[i : i + 1], sigma[i : i + 1], "rician", torch.ones(1, 3))
+        alone = tasks.denoise(noisy[i : i + 1], sigma[i : i + 1], "rician", torch.ones(1, 3))
         for name in ("base", "scale", "sigma", "parameters"):
             torch.testing.assert_close(getattr(together, name)[i : i + 1], getattr(alone, name), msg=name)
         torch.testing.assert_close(together.views()[i : i + 1], alone.views(), atol=1e-4, rtol=1e-4)
@@ -139,8 +140,8 @@ def test_batch_is_single_images():
 def test_planes():
     noisy = torch.rand(2, 24, 17, generator=torch.Generator().manual_seed(0))
     sigma = torch.full((2, 1, 1), 0.3)
-    plane = Denoise.pose(noisy, sigma, "rician", torch.ones(2, 2))
-    volume = Denoise.pose(noisy[..., None], sigma[..., None], "rician", torch.ones(2, 3))
+    plane = tasks.denoise(noisy, sigma, "rician", torch.ones(2, 2))
+    volume = tasks.denoise(noisy[..., None], sigma[..., None], "rician", torch.ones(2, 3))
     torch.testing.assert_close(plane.base, volume.base[..., 0])
     torch.testing.assert_close(plane.views(), volume.views()[..., 0], atol=1e-4, rtol=1e-4)
-    assert plane.parameters.shape == (2, len(PARAMETERS) - 2)
+    assert plane.parameters.shape == (2, len(parameter_names(3)) - 2)

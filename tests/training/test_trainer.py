@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from medidiff import bundles
 from medidiff.diffusion import schedule
-from medidiff.physics.tasks import PARAMETERS, STATE_CHANNELS, VIEWS, Denoise
+from medidiff.physics import tasks
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.training import bundle as bundling
 from medidiff.training.pack import Pack
 from medidiff.training.recipe import Data, Optimiser, Recipe
@@ -54,7 +55,7 @@ def example() -> Example:
     clean = torch.linspace(0.2, 1, SHAPE[1])[None, :, None, None].expand(SHAPE)
     sigma = torch.tensor([0.02, 0.05, 0.1, 0.2]).reshape(4, 1, 1, 1)
     noisy = clean + sigma * torch.randn(SHAPE, generator=generator)
-    problem = Denoise.pose(noisy, sigma, "gaussian", torch.ones(4, 3))
+    problem = tasks.denoise(noisy, sigma, "gaussian", torch.ones(4, 3))
     return Example(problem, problem.residual(clean))
 
 
@@ -112,7 +113,7 @@ def test_null_token_sees_nothing_of_the_answer(example):
         assert float(eps.std()) == pytest.approx(1, abs=0.1)
     torch.testing.assert_close(x[:, 1:, :9, :10, :11], example.problem.views())
     torch.testing.assert_close(parameters[:, 1:], example.problem.parameters)
-    assert parameters.shape == (4, len(PARAMETERS))
+    assert parameters.shape == (4, len(parameter_names(3)))
 
 
 def test_times_are_uniform(example):

@@ -1,0 +1,220 @@
+"""From a normalised scan to a posed problem, and from its residuals back to images, for all three tasks.
+
+A network for volumes sees the scan as one image; a network for planes sees a stack of slices as a batch of images.
+Inpainting sees no more of a scan than the hole and its surroundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medidiff.config import RestoreOptions, Task
+from medidiff.errors import ScanError, UsageError
+from medidiff.physics import resolution, tasks
+from medidiff.physics.noise import NoiseEstimate
+from medidiff.physics.operators import Acquisition
+from medidiff.physics.tasks import Problem
+from medidiff.scans.geometry import Grid
+from medidiff.scans.volume import Volume
+
+Image = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Value = TypeVar("Value")
+CONTEXT = 32  # voxels around a hole that inpainting looks at
+KAPPA = {"denoise": 1.0, "superres": 1.0, "inpaint": 2.0}  # time scale of the diffusion: wider where more is unknown
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A problem together with the way back to the scan's grid.
+
+    Attributes:
+        problem: what the network is asked.
+        planes: array axis of the slices when each is an image of its own; ``None`` when the volume is one image.
+        unit: the normalised scan.
+        box: the part of the scan that the problem is about.
+        acquisition: A over the axes of the array; ``None`` where the grid stays.
+        kappa: time scale of the diffusion.
+    """
+
+    problem: Problem
+    planes: int | None
+    unit: Image
+    box: tuple[slice, ...]
+    acquisition: Acquisition | None
+    kappa: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the restored array."""
+        return self.unit.shape if self.acquisition is None else self.acquisition.fine
+
+    def array(self, images: Tensor) -> Image:
+        """Images of the problem (B, *spatial) as an array over ``box``."""
+        values = images.numpy()
+        return np.ascontiguousarray(values[0] if self.planes is None else np.moveaxis(values, 0, self.planes))
+
+    def noise(self, field: Tensor) -> Tensor:
+        """Noise drawn for every voxel of the restored array, as images of the problem."""
+        return _batch(field.numpy()[self.box], self.planes)
+
+    def whole(self, part: Image, rest: Image) -> Image:
+        """An array over ``box`` put into the whole, which is ``rest`` elsewhere."""
+        if part.shape == self.shape:
+            return part
+        result = rest.copy()
+        result[self.box] = part
+        return result
+
+    def image(self, residual: Tensor, strength: float) -> Image:
+        """The restored array of a residual, normalised; with ``strength`` below 1 mixed with the scan or the base.
+
+        Both explain the measurement, so the mixture does.
+        """
+        restored = self.problem.image(residual)
+        if strength < 1:
+            plain = self.problem.measured if self._is_scan else self.problem.image(torch.zeros_like(residual))
+            restored = torch.lerp(plain, restored, strength)
+        return self.whole(self.array(restored), self.unit)
+
+    def deviation(self, log_variance: Tensor) -> Image:
+        """Predicted standard deviation of the restored array; 0 where nothing was restored."""
+        size = self.problem.confine(self.problem.scale * (0.5 * log_variance).exp())
+        return self.whole(self.array(size), np.zeros_like(self.unit))
+
+    def measured_again(self, unit: Image) -> Image:
+        """``A x`` of a restored array: what the scanner would have measured of it."""
+        if self.problem.acquisition is None:
+            return unit
+        return self.array(self.problem.acquisition.forward(_batch(unit, self.planes)))
+
+    def supplied(self) -> Image:
+        """Share of each voxel, 0 to 1, that the prior supplied and not its own measurement."""
+        problem = self.problem
+        if self._is_scan:  # the classical estimate keeps a share v of a voxel's noise: s^2 = sigma^2 v (2 - v)
+            kept = 1 - (1 - (problem.scale / problem.sigma).square()).clamp(min=0).sqrt()
+            return self.whole(self.array(1 - kept), np.zeros_like(self.unit))
+        share = (1 - problem.known).expand_as(problem.base).clamp(0, 1)
+        return self.whole(self.array(share), np.zeros_like(self.unit))
+
+    @property
+    def _is_scan(self) -> bool:
+        """Whether all of the wanted image was measured."""
+        return self.problem.acquisition is None and self.problem.support is None
+
+
+def pose(
+    task: Task,
+    unit: Image,
+    volume: Volume,
+    grid: Grid,
+    level: NoiseEstimate,
+    hole: Mask | None,
+    options: RestoreOptions,
+    spatial_dims: int,
+) -> Posed:
+    """Pose a task.
+
+    Args:
+        task: which.
+        unit: the normalised scan on the model's grid, (I, J, K).
+        volume: the scan, for what its header says.
+        grid: how its axes were turned.
+        level: its noise; sigma 0 where none is to be removed.
+        hole: voxels to fill, as ``unit``.
+        options: how fine super-resolution is to become.
+        spatial_dims: 3 or 2, the images that the network takes.
+
+    Raises:
+        UsageError: inpainting without a hole, denoising with one, or an impossible factor.
+        ScanError: there is nothing to refine or to fill.
+    """
+    if task == "denoise" and hole is not None:
+        raise UsageError("Denoising takes no mask.")
+    if hole is not None and (not hole.any() or hole.all()):
+        raise ScanError(f"The mask selects {'the whole scan' if hole.any() else 'no voxel'}; nothing can be restored.")
+    planes = None if spatial_dims == 3 else _slices(unit.shape, grid, volume)
+    if planes is not None and hole is not None and hole.all(axis=tuple(_in_plane(range(3), planes))).any():
+        raise ScanError("The mask covers whole slices, which a pipeline for 2-D images cannot fill; choose a 3-D one.")
+    if task == "superres":
+        return _superresolve(unit, volume, grid, level, hole, options, planes)
+    spacing = torch.tensor([_in_plane(grid.spacing, planes)])
+    if task == "denoise":
+        sigma = np.broadcast_to(np.asarray(level.sigma if level.map is None else level.map, np.float32), unit.shape)
+        problem = tasks.denoise(_batch(unit, planes), _batch(sigma, planes), level.law, spacing)
+        return Posed(problem, planes, unit, tuple(slice(0, n) for n in unit.shape), None, KAPPA[task])
+    if hole is None:
+        raise UsageError("Inpainting needs a mask that says which voxels to fill.")
+    box = _around(hole)
+    problem = tasks.inpaint(_batch(unit[box], planes), _batch(hole[box], planes), spacing)
+    return Posed(problem, planes, unit, box, None, KAPPA[task])
+
+
+def _superresolve(
+    unit: Image,
+    volume: Volume,
+    grid: Grid,
+    level: NoiseEstimate,
+    hole: Mask | None,
+    options: RestoreOptions,
+    planes: int | None,
+) -> Posed:
+    acquisition = resolution.plan(
+        unit.shape,
+        grid.spacing,
+        factor=None if options.factor is None else grid.along(options.factor),
+        target=None if options.spacing is None else grid.along(options.spacing),
+        profile=None if options.profile == "auto" else options.profile,
+        slice_axis=None if volume.slice_axis is None else grid.axis(volume.slice_axis),
+        thickness=volume.thickness,
+    )
+    if planes is not None and not acquisition.axes[planes].trivial:
+        raise ScanError("A pipeline for 2-D images refines slices in their plane; give a --factor of 1 across them.")
+    fine = [size / axis.factor for size, axis in zip(grid.spacing, acquisition.axes, strict=True)]
+    seen = acquisition if planes is None else Acquisition(tuple(_in_plane(acquisition.axes, planes)))
+    sigma = None
+    if level.sigma > 0:
+        spread = np.broadcast_to(np.asarray(level.sigma if level.map is None else level.map, np.float32), unit.shape)
+        sigma = _batch(spread, planes)
+    problem = tasks.superresolve(
+        _batch(unit, planes),
+        seen,
+        torch.tensor([_in_plane(fine, planes)]),
+        sigma=sigma,
+        law=level.law,
+        hole=None if hole is None else _batch(hole, planes),
+    )
+    return Posed(problem, planes, unit, tuple(slice(0, n) for n in acquisition.fine), acquisition, KAPPA["superres"])
+
+
+def _batch(array: NDArray[Any], planes: int | None) -> Tensor:
+    """An array as images (B, *spatial)."""
+    images = array[None] if planes is None else np.moveaxis(array, planes, 0)
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def _in_plane(values: Sequence[Value], planes: int | None) -> list[Value]:
+    """What belongs to the axes of one image."""
+    return [value for axis, value in enumerate(values) if axis != planes]
+
+
+def _slices(shape: Sequence[int], grid: Grid, volume: Volume) -> int:
+    """The axis along which a scan is a stack of planes: of one voxel, else as the header says, else the last stored."""
+    single = [axis for axis, size in enumerate(shape) if size == 1]
+    return single[0] if single else grid.axis(2 if volume.slice_axis is None else volume.slice_axis)
+
+
+def _around(hole: Mask) -> tuple[slice, ...]:
+    """The box of a hole and its context."""
+    spans = []
+    for axis in range(hole.ndim):
+        hit = np.flatnonzero(hole.any(axis=tuple(a for a in range(hole.ndim) if a != axis)))
+        spans.append(slice(max(0, int(hit[0]) - CONTEXT), min(hole.shape[axis], int(hit[-1]) + 1 + CONTEXT)))
+    return tuple(spans)
