@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from medidiff.errors import PipelineError
 
 if TYPE_CHECKING:
+    from medidiff.diffusion.device import Device
     from medidiff.diffusion.network import Backbone
+    from medidiff.restore import Engine
 
 METADATA = Path("configs/metadata.json")
 _HERE = Path(__file__).resolve().parent
@@ -101,6 +103,32 @@ class Bundle:
             raise PipelineError(f"Pipeline {self.name}: {self.weights} does not fit the network it names.") from error
         network.eval()
         return network
+
+    def engine(self, network: Backbone, device: Device, *, tile: int | None = None, batch: int = 1) -> Engine:
+        """A network of this bundle, on its device already, with all that restoring a scan needs.
+
+        Args:
+            network: as ``network`` gives it, in the device's precision.
+            device: where it runs.
+            tile: largest window edge in voxels; ``None`` to choose by the scan's size.
+            batch: windows evaluated together.
+        """
+        from medidiff.diffusion.uncertainty import Calibration
+        from medidiff.restore import Engine
+
+        trained_on = self.settings.get("trained_on", {})
+        limits = trained_on.get("noise_percent")
+        return Engine(
+            network,
+            device,
+            int(self.settings["halo"]),
+            tile,
+            batch,
+            noise_range=None if limits is None else (float(limits[0]), float(limits[1])),
+            modalities=tuple(self.settings.get("modalities", ())),
+            trained_on=trained_on,
+            calibration=Calibration.from_settings(self.settings),
+        )
 
 
 def folders() -> Iterator[Path]:

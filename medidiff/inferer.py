@@ -17,7 +17,7 @@ from medidiff import bundles
 from medidiff.config import RestoreOptions, Task
 from medidiff.diffusion.device import Device, on_device
 from medidiff.errors import UsageError
-from medidiff.restore import Engine, Restoration, restore
+from medidiff.restore import Restoration, restore
 from medidiff.scans.volume import Volume
 
 
@@ -53,7 +53,7 @@ class RestorationInferer(Inferer):
         if mask is not None and mask.shape != inputs.shape:
             raise UsageError(f"The mask has shape {tuple(mask.shape)}, the images have {tuple(inputs.shape)}.")
         device = Device(next(network.parameters()).device, "fp32")
-        engine = Engine(on_device(network, device), device, int(self._bundle.settings["halo"]), self._tile, 1)
+        engine = self._bundle.engine(on_device(network, device), device, tile=self._tile)
         modality = self._bundle.settings["modalities"][0]
         affine = np.asarray(getattr(inputs, "affine", np.eye(4)), dtype=np.float64)
         affines = np.broadcast_to(affine, (len(inputs), *affine.shape[-2:]))  # one each in a collated batch

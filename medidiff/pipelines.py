@@ -197,7 +197,6 @@ class Pipeline(Restorer):
         self.device = str(engine.device)
         self._engine = engine
         self._identity = {"pipeline": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256}
-        self._modalities = tuple(bundle.settings.get("modalities", ()))
 
     @classmethod
     def load(cls, name_or_path: str | Path = DEFAULT, *, compute: ComputeOptions | None = None) -> Pipeline:
@@ -213,7 +212,6 @@ class Pipeline(Restorer):
             UsageError: if the device does not exist, or the tile is too small for the network.
         """
         from medidiff.diffusion import device as devices
-        from medidiff.restore import Engine
 
         compute = compute or ComputeOptions()
         able = candidates(name_or_path, task=cls.task)
@@ -229,7 +227,7 @@ class Pipeline(Restorer):
             )
         device = devices.resolve(compute)
         network = devices.on_device(bundle.network(), device)
-        return cls(bundle, Engine(network, device, halo, compute.tile, compute.batch, _noise_range(bundle)))
+        return cls(bundle, bundle.engine(network, device, tile=compute.tile, batch=compute.batch))
 
     def choose(self, volume: Volume) -> Pipeline:
         """This pipeline, whatever the scan."""
@@ -249,12 +247,7 @@ class Pipeline(Restorer):
         restoration = restore(
             volume, self._engine, options or RestoreOptions(), self.task, hole=hole, progress=progress
         )
-        warnings = list(restoration.record["warnings"])
-        if self._modalities and volume.modality not in self._modalities:
-            warnings.append(
-                f"Pipeline {self.name} was trained on {', '.join(self._modalities)} scans, not on {volume.modality}."
-            )
-        return replace(restoration, record={**self._identity, **restoration.record, "warnings": warnings})
+        return replace(restoration, record={**self._identity, **restoration.record})
 
 
 class DenoisePipeline(Pipeline):
@@ -485,9 +478,3 @@ def _in_memory(source: Any) -> Volume:
     modality = guess_modality(filled)
     units = "HU" if modality == "CT" else "a.u."
     return Volume(filled, np.asarray(affine, dtype=np.float64), modality, units, valid=None if valid.all() else valid)
-
-
-def _noise_range(bundle: bundles.Bundle) -> tuple[float, float] | None:
-    """Percent of noise that a bundle's network was trained for."""
-    limits = bundle.settings.get("trained_on", {}).get("noise_percent")
-    return None if limits is None else (float(limits[0]), float(limits[1]))

@@ -191,8 +191,12 @@ def test_wrong_options_are_named(pipeline, volume, options):
 
 
 def test_scan_of_another_modality_is_restored_with_a_warning(pipeline, volume):
-    (warning,) = pipeline(replace(volume, modality="CT"), noise=7).record["warnings"]
-    assert warning == "Pipeline tiny was trained on MR scans, not on CT."
+    other = replace(volume, modality="PT")
+    assert any("trained on MR scans, not on PT" in warning for warning in pipeline(other, noise=7).record["warnings"])
+    with pytest.raises(ScanError, match=r"trained on MR scans, not on CT.*--force"):
+        pipeline(replace(volume, modality="CT"), noise=7)
+    forced = pipeline(replace(volume, modality="CT"), noise=7, force=True)
+    assert any("trained on MR scans, not on CT" in warning for warning in forced.record["warnings"])
 
 
 def test_tile_without_room_for_its_context_is_refused(bundle):
@@ -405,3 +409,35 @@ def test_monai_inferer_takes_plain_tensors(bundle, volume):
     out = RestorationInferer(bundle, noise=7)(image, bundles.read(bundle).network())
     expected = pipelines.load(bundle, compute=CPU)(replace(volume, affine=np.eye(4)), noise=7).mean
     np.testing.assert_allclose(out[0, 0].numpy(), expected, rtol=1e-5)
+
+
+def test_monai_inferer_makes_voxels_finer_and_fills_holes(bundle, volume):
+    image = MetaTensor(torch.from_numpy(volume.array)[None, None], affine=torch.from_numpy(volume.affine))
+    network = bundles.read(bundle).network()
+    finer = RestorationInferer(bundle, task="superres", factor=(1, 1, 2))(image, network)
+    expected = medidiff.superresolve(volume, pipeline=bundle, compute=CPU, factor=(1, 1, 2))
+    np.testing.assert_allclose(np.asarray(finer[0, 0]), expected.mean, rtol=1e-5)
+    np.testing.assert_allclose(finer.affine, expected.affine)
+    hole = torch.zeros(image.shape)
+    hole[:, :, 5:9, 6:10, 3:6] = 1
+    filled = RestorationInferer(bundle, task="inpaint")(image, network, hole)
+    expected = medidiff.inpaint(volume, hole[0, 0].numpy(), pipeline=bundle, compute=CPU)
+    np.testing.assert_allclose(np.asarray(filled[0, 0]), expected.mean, rtol=1e-5)
+    with pytest.raises(UsageError, match="The mask has shape"):
+        RestorationInferer(bundle, task="inpaint")(image, network, hole[:, :, :5])
+
+
+def test_monai_inferer_takes_planes(tmp_path, volume):
+    images = make_bundle(tmp_path / "images", PLANAR)
+    plane = volume.array[:, :, 4]
+    out = RestorationInferer(images, noise=7)(torch.from_numpy(plane)[None, None], bundles.read(images).network())
+    expected = pipelines.load(images, compute=CPU)((plane, np.eye(4)), noise=7).mean
+    assert out.shape == (1, 1, 20, 18)
+    np.testing.assert_allclose(out[0, 0].numpy(), expected[:, :, 0], rtol=1e-5)
+
+
+def test_stack_goes_through_an_image_pipeline_slice_by_slice(tmp_path, volume):
+    pipeline = pipelines.load(make_bundle(tmp_path / "images", PLANAR), compute=CPU)
+    stack = pipeline(volume, noise=7)
+    assert stack.record["slices_one_by_one"] is True
+    assert stack.mean.shape == volume.array.shape

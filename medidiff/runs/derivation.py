@@ -62,7 +62,7 @@ def derive(
 def finer(volumes: Sequence[Made]) -> list[str]:
     """What super-resolution did: the factors, the shape of a voxel, and what was filled in the same step."""
     factors = dict.fromkeys(" x ".join(f"{part:.3g}" for part in each.factors) for each in volumes)
-    profiles = dict.fromkeys(str(each.record["profile"]) for each in volumes if each.record.get("profile"))
+    profiles = dict.fromkeys(name for each in volumes for name in each.record.get("profile", ()) if name)
     facts = [f"{' and '.join(factors)} voxels for one"]
     facts += [f"voxel profile {' and '.join(profiles)}"] if profiles else []
     return facts + (filled(volumes) if any(each.filled for each in volumes) else [])

@@ -27,7 +27,8 @@ def sentence(error: BaseException, ref: ScanRef) -> str:
     The text of an unexpected error on a DICOM series is withheld: libraries quote header values in it.
     """
     if isinstance(error, MedidiffError):
-        return one_line(str(error))
+        text = one_line(str(error))
+        return text if ref.path.name in text else one_line(f"{ref.path}: {text}")
     if is_out_of_memory(error):
         return f"{ref.path} does not fit the memory; free some, use a machine with more, or try --device cpu."
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
