@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from benchmarks.cases import Image
@@ -47,3 +48,43 @@ def dark_bias(restored: Image, clean: Image, sigma: float) -> float:
     """Mean error, in sigma, of voxels whose true value is below ``DARK`` sigma."""
     dark = clean < DARK * sigma
     return float((restored - clean)[dark].mean(dtype=np.float64) / sigma) if dark.sum() >= 1000 else float("nan")
+
+
+def coverage(mean: Image, std: Image, clean: Image, quantile: float, inside: NDArray[np.bool_]) -> float:
+    """Share of voxels inside whose true value lies within ``mean +- quantile std``."""
+    return float((np.abs(clean - mean) <= quantile * std)[inside].mean())
+
+
+def interval_width(std: Image, quantile: float, inside: NDArray[np.bool_]) -> float:
+    """Mean width of the intervals ``mean +- quantile std`` inside; narrower is better at the same coverage."""
+    return float(2 * quantile * std[inside].mean(dtype=np.float64))
+
+
+def sparsification(error: Image, order: Image, inside: NDArray[np.bool_], steps: int = 20) -> NDArray[np.float64]:
+    """Root mean square error of what is left when the voxels of largest ``order`` are taken away, step by step.
+
+    Returns:
+        ``steps`` figures, for shares 0, 1/steps, ... taken away, over the first one (Ilg et al., ECCV 2018).
+    """
+    squared = np.square(error[inside].astype(np.float64))[np.argsort(order[inside], kind="stable")]
+    total = np.cumsum(squared)
+    kept = [max(1, round(squared.size * (1 - step / steps))) for step in range(steps)]
+    curve = np.sqrt([total[count - 1] / count for count in kept])
+    return curve / max(curve[0], 1e-30)
+
+
+def ause(mean: Image, std: Image, clean: Image, inside: NDArray[np.bool_]) -> dict[str, float]:
+    """Area between the sparsification curve of ``std`` and the best possible one, which orders voxels by their error.
+
+    Returns:
+        ``ause``: the area, 0 when the deviation orders voxels as abs(error) does; ``ause_random``: the area of a random
+        order, which a useful deviation must be well below.
+    """
+    error = np.abs(clean - mean)
+    best = sparsification(error, error, inside)
+    random = np.random.default_rng(0).random(error.shape, dtype=np.float32)
+
+    def area(order: Image) -> float:
+        return float(np.mean(sparsification(error, order, inside) - best))
+
+    return {"ause": area(std), "ause_random": area(random)}

@@ -25,6 +25,7 @@ COMMANDS = {
     "list": "list_pipelines",
     "info": "info",
     "doctor": "doctor",
+    "calibrate": "calibrate",
     "sample-data": "sample_data",
 }
 EXIT_TABLE = "Exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in EXIT_MEANINGS.items()) + "."

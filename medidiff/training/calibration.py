@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medidiff.diffusion.uncertainty import FLOOR
 from medidiff.physics import degradations
 from medidiff.physics.operators import Acquisition, Axis, Profile
-from medidiff.physics.statistics import statistics
+from medidiff.physics.statistics import LARGEST, statistics
 from medidiff.training.pack import Pack
 from medidiff.training.validation import HOLE_RADIUS, foreground, noisy_version
 
@@ -66,7 +66,7 @@ class Trial:
         inside: what is judged, shape of ``truth``.
     """
 
-    task: str
+    task: Literal["denoise", "superres", "inpaint"]
     level: float
     scan: Image
     spacing: tuple[float, float, float]
@@ -261,14 +261,18 @@ def middle(clean: Image, edge: int) -> Image:
 def trained_range(
     pack: Pack, noise_percent: tuple[float, float], modalities: Sequence[str] = ("MR",)
 ) -> dict[str, Any]:
-    """What the training volumes look like, for a bundle's ``trained_on``; see ``guard.range_check``.
+    """What the training volumes of a pack look like, for a bundle's ``trained_on``; see `range_of`."""
+    return range_of(references(pack, "train", modalities), noise_percent)
+
+
+def range_of(volumes: Iterable[Reference], noise_percent: tuple[float, float]) -> dict[str, Any]:
+    """What volumes look like, as ``guard.range_check`` wants it.
 
     Every volume counts as it is and with weak, middling and strong noise of the trained range.
 
     Args:
-        pack: the training data.
+        volumes: the training data.
         noise_percent: least and most noise that was added in training.
-        modalities: DICOM codes that were trained on.
 
     Returns:
         ``intensity``: {statistic: [mean, standard deviation]}; ``anisotropy``: [least, most] ratio of voxel edges.
@@ -276,12 +280,9 @@ def trained_range(
     low, high = noise_percent
     rows: dict[str, list[float]] = {}
     ratios = []
-    for index in pack.of("train"):
-        entry = pack.entries[index]
-        if entry.modality not in modalities:
-            continue
-        clean = middle(pack.normalised(index), 160)
-        ratios.append(max(entry.spacing) / min(entry.spacing))
+    for reference in volumes:
+        clean = middle(reference.clean, LARGEST)
+        ratios.append(max(reference.spacing) / min(reference.spacing))
         for percent in (0.0, low, math.sqrt(low * high), high):
             scan = noisy_version(clean, percent) if percent else clean
             for name, value in statistics(scan, percent / 100).items():

@@ -1,0 +1,150 @@
+"""``medidiff calibrate``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from medidiff.cli.options import DeviceParam, PathParam
+from medidiff.errors import CannotWrite, ExitCode, NoScanFound, PipelineError, ScanError, UsageError
+
+if TYPE_CHECKING:
+    from medidiff.bundles import Bundle
+    from medidiff.restore import Engine
+    from medidiff.training.calibration import Image, Reference, Restore, Trial
+
+TASKS = ("denoise", "superres", "inpaint")
+
+
+@click.command("calibrate")
+@click.argument("bundle", type=PathParam())
+@click.argument("scans", nargs=-1, required=True, metavar="SCAN...", type=PathParam())
+@click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="Only this task; may be repeated.")
+@click.option("--crop", default=128, show_default=True, type=click.IntRange(min=48), help="Largest edge, in voxels.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of noise and holes.")
+@click.option("--device", default="auto", show_default=True, type=DeviceParam(), help="Where to compute.")
+def command(bundle: Path, scans: tuple[Path, ...], tasks: tuple[str, ...], crop: int, seed: int, device: str) -> int:
+    """Measure what a pipeline's uncertainty is worth on clean scans of your own, and write it into its BUNDLE folder.
+
+    SCAN is an MR scan: a NIfTI file, a DICOM folder, a folder of scans, or a manifest (.csv with the columns file,
+    modality, subject_id and split, of which the split "calibration" is taken). The scans should be nearly free of
+    noise, like those that will be restored, and of people that taught the pipeline nothing; ten or more for 90 %
+    intervals. Each is degraded, restored and compared with itself.
+    """
+    from medidiff import bundles
+    from medidiff.config import ComputeOptions
+    from medidiff.diffusion import device as devices
+    from medidiff.training import calibration
+
+    found = bundles.read(bundle)
+    known = [task for task in TASKS if task in found.settings["tasks"]]
+    wanted = [task for task in known if not tasks or task in tasks]
+    if not wanted:
+        raise PipelineError(f"Pipeline {found.name} does not {' or '.join(tasks)}; it does: {', '.join(known)}.")
+    device_found = devices.resolve(ComputeOptions(device=device))
+    engine = uncalibrated(found).engine(devices.on_device(found.network(), device_found), device_found)
+    try:
+        table = calibration.calibrate(
+            references(scans, crop),
+            restore_with(engine),
+            wanted,
+            seed=seed,
+            progress=lambda text: click.echo(text, err=True),
+        )
+    except ValueError as error:
+        raise NoScanFound(f"No uncertainty was calibrated: {error}.") from error
+    try:
+        calibration.write(bundle / bundles.METADATA, table)
+    except OSError as error:
+        raise CannotWrite(f"{bundle / bundles.METADATA} cannot be written: {error.strerror}.") from error
+    for task, rows in table.items():
+        for level, row in rows.items():
+            click.echo(
+                f"{task} {level}: 90 % within {row['quantile90']:.2f} standard deviations,"
+                f" scale {row['scale']:.2f}, {row['volumes']} volumes"
+            )
+    return int(ExitCode.OK)
+
+
+def uncalibrated(bundle: Bundle) -> Bundle:
+    """The bundle without the calibration that it may have already."""
+    settings = {key: value for key, value in bundle.settings.items() if key != "calibration"}
+    return replace(bundle, metadata={**bundle.metadata, "medidiff": settings})
+
+
+def restore_with(engine: Engine) -> Restore:
+    """Trials through an engine that is not calibrated."""
+    import numpy as np
+
+    from medidiff.config import RestoreOptions
+    from medidiff.restore import restore
+    from medidiff.scans.volume import Volume
+
+    def restored(trial: Trial) -> tuple[Image, Image]:
+        volume = Volume(trial.scan, np.diag([*trial.spacing, 1.0]), "MR")
+        found = restore(volume, engine, RestoreOptions(**trial.options, force=True), trial.task, hole=trial.hole)
+        return found.mean, found.std
+
+    return restored
+
+
+def references(sources: tuple[Path, ...], crop: int) -> Iterator[Reference]:
+    """The clean scans, normalised and cropped to their middle; a scan that cannot be read is told and left out."""
+    import numpy as np
+
+    from medidiff import scans
+    from medidiff.physics import intensity
+    from medidiff.training import calibration
+
+    for path, subject in listed(sources):
+        try:
+            volumes = scans.open_scan(path).volumes
+        except (ScanError, UsageError, NoScanFound) as error:
+            click.echo(f"left out: {error}", err=True)
+            continue
+        if volumes[0].modality != "MR":
+            click.echo(f"left out: {path.name} is {volumes[0].modality}, not MR", err=True)
+            continue
+        mean = np.asarray(np.mean([volume.array for volume in volumes], axis=0), dtype=np.float32)
+        _, unit = intensity.normalise(mean, volumes[0].modality)
+        spacing = volumes[0].spacing
+        yield calibration.Reference(calibration.middle(np.maximum(unit, 0), crop), spacing, subject)
+
+
+def listed(sources: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
+    """Paths of scans with their subjects; who a scan shows is known from a manifest alone."""
+    from medidiff.scans import discover
+
+    for source in sources:
+        if source.suffix == ".csv":
+            yield from of_manifest(source)
+            continue
+        for ref in discover.find_scans((source,)).cases:
+            yield ref.path, ""
+
+
+def of_manifest(path: Path) -> Iterator[tuple[Path, str]]:
+    """The calibration split of a manifest.
+
+    Raises:
+        UsageError: it cannot be read, or lacks a column.
+    """
+    from medidiff.training.build_pack import dicom_code
+
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "calibration"]
+        yield from (
+            (path.parent / row["file"], row["subject_id"]) for row in rows if dicom_code(row["modality"]) == "MR"
+        )
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except KeyError as error:
+        raise UsageError(
+            f"{path} has no column {error.args[0]!r}; it needs file, modality, subject_id, split."
+        ) from error
