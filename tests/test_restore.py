@@ -70,7 +70,7 @@ def engine(network: Backbone | None = None, *, tile: int | None = None, batch: i
 
 def run(volume: Volume, network: Backbone | None = None, progress: Any = None, **options: Any) -> Restoration:
     compute = {key: options.pop(key) for key in ("tile", "batch", "halo") if key in options}
-    return restore(volume, engine(network, **compute), RestoreOptions(**options), progress)
+    return restore(volume, engine(network, **compute), RestoreOptions(**options), progress=progress)
 
 
 def ball(shape: tuple[int, ...] = (33, 30, 26)) -> NDArray[np.float64]:
@@ -148,6 +148,8 @@ def test_strength(kind, percent, request):
     for image in (none.mean, none.samples[0]):
         np.testing.assert_array_equal(image, volume.array)  # to the last bit
     assert not none.std.any()
+    assert not none.supplied.any()
+    np.testing.assert_allclose(half.supplied, full.supplied / 2, rtol=1e-5)
     for mixed, image in ((half.mean, full.mean), (half.samples[0], full.samples[0])):
         np.testing.assert_allclose(mixed, (image + volume.array) / 2, rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(half.std, full.std / 2, rtol=1e-5)
@@ -192,9 +194,12 @@ def test_unmeasured_voxels_stay_and_do_not_count(mr):
         np.testing.assert_array_equal(result.mean[~valid], filling)
         np.testing.assert_array_equal(result.samples[0][~valid], filling)
         assert not result.std[~valid].any()
-        results.append(result.mean[valid])
-    np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_array_equal(results[0], results[2])
+        assert not result.supplied[~valid].any()
+        results.append((result.mean[valid], result.supplied[valid], result.checks))
+    for found in results[1:]:
+        np.testing.assert_array_equal(found[0], results[0][0])
+        np.testing.assert_array_equal(found[1], results[0][1])
+        assert found[2] == results[0][2]
 
 
 @pytest.mark.parametrize("modality", ["MR", "CT", "PT"])
@@ -202,9 +207,10 @@ def test_unmeasured_voxels_stay_and_do_not_count(mr):
 @pytest.mark.parametrize("percent", ["auto", 5.0])
 def test_constant_image_comes_back_to_the_last_bit(modality, value, percent):
     volume = Volume(np.full((12, 10, 9), value, dtype=np.float32), AFFINE, modality)
-    result = run(volume, Local(), noise=percent, samples=1, steps=2)
+    result = run(volume, Local(), noise=percent, samples=1, steps=2, force=True)
     np.testing.assert_array_equal(result.mean, volume.array)
     assert not result.std.any()
+    assert not result.supplied.any()
     json.dumps([result.checks, result.record])
 
 

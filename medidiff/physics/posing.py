@@ -74,14 +74,14 @@ class Posed:
         return result
 
     def image(self, residual: Tensor, strength: float) -> Image:
-        """The restored array of a residual, normalised; with ``strength`` below 1 mixed with the scan or the base.
+        """The restored array of a residual, normalised.
 
-        Both explain the measurement, so the mixture does.
+        With ``strength`` below 1 it is mixed with the base, if there is no whole scan on its grid to mix it with; both
+        explain the measurement, so the mixture does.
         """
         restored = self.problem.image(residual)
-        if strength < 1:
-            plain = self.problem.measured if self._is_scan else self.problem.image(torch.zeros_like(residual))
-            restored = torch.lerp(plain, restored, strength)
+        if strength < 1 and not self._is_scan:
+            restored = torch.lerp(self.problem.image(torch.zeros_like(residual)), restored, strength)
         return self.whole(self.array(restored), self.unit)
 
     def deviation(self, log_variance: Tensor) -> Image:
@@ -95,12 +95,15 @@ class Posed:
             return unit
         return self.array(self.problem.acquisition.forward(_batch(unit, self.planes)))
 
-    def supplied(self) -> Image:
-        """Share of each voxel, 0 to 1, that the prior supplied and not its own measurement."""
+    def supplied(self, strength: float) -> Image:
+        """Share of each voxel, 0 to 1, that the prior supplied and not its own measurement.
+
+        With ``strength`` below 1 a denoised image is mixed with the scan; the others with a base that is a guess too.
+        """
         problem = self.problem
         if self._is_scan:  # the classical estimate keeps a share v of a voxel's noise: s^2 = sigma^2 v (2 - v)
             kept = 1 - (1 - (problem.scale / problem.sigma).square()).clamp(min=0).sqrt()
-            return self.whole(self.array(1 - kept), np.zeros_like(self.unit))
+            return self.whole(self.array(strength * (1 - kept)), np.zeros_like(self.unit))
         share = (1 - problem.known).expand_as(problem.base).clamp(0, 1)
         return self.whole(self.array(share), np.zeros_like(self.unit))
 

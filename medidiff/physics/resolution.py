@@ -48,9 +48,10 @@ def plan(
     axes = []
     for index, (count, ratio, size) in enumerate(zip(shape, wanted, spacing, strict=True)):
         fine = count if count == 1 else max(count, round(count * ratio))
-        through = index == stacked
-        width = float(np.clip(thickness / size, *_WIDTHS)) if through and thickness else 1.0
-        axes.append(Axis(count, fine, profile or ("gaussian" if through else "kspace"), width))
+        seen, width = profile or ("gaussian" if index == stacked else "kspace"), 1.0
+        if index == stacked and thickness and seen != "kspace":  # a band of k-space has no width of its own
+            width = float(np.clip(thickness / size, *_WIDTHS))
+        axes.append(Axis(count, fine, seen, width))
     if all(axis.trivial for axis in axes):
         raise ScanError("Its voxels are isotropic already; say how fine with --factor or --spacing.")
     return Acquisition(tuple(axes))
@@ -60,9 +61,10 @@ def _factors(
     shape: Sequence[int], spacing: Sequence[float], factor: Sequence[float] | None, target: Sequence[float] | None
 ) -> list[float]:
     if factor is None:
-        finest = min(size for count, size in zip(shape, spacing, strict=True) if count > 1)
+        finest = min((size for count, size in zip(shape, spacing, strict=True) if count > 1), default=min(spacing))
         goal = [finest] * len(shape) if target is None else list(target)
-        factor = [size / each if size > _SAME * each else 1.0 for size, each in zip(spacing, goal, strict=True)]
+        sizes = zip(shape, spacing, goal, strict=True)
+        factor = [size / each if count > 1 and size > _SAME * each else 1.0 for count, size, each in sizes]
         if target is not None and any(
             each > _SAME * size for count, size, each in zip(shape, spacing, goal, strict=True) if count > 1
         ):

@@ -205,6 +205,7 @@ def superresolve(
         power = torch.where(fine_hole, power + _filling_error(base, fine_hole).square(), power)
         known = torch.where(fine_hole, torch.zeros_like(known), known)
     fine_sigma = torch.full_like(base, SMALLEST_SIGMA) if sigma is None else acquisition.spread(sigma)
+    law = "gaussian" if sigma is None else law  # without noise there is no law of it
     return Problem(
         base,
         base,

@@ -151,7 +151,7 @@ def _superresolve(clean: NDArray[np.float32], spacing: Tensor, device: torch.dev
     thick = {f"superres_{factor}": {len(shape) - 1: factor} for factor in (4, 6)}
     for name, factors in (thick | {"superres_2x2x2": dict.fromkeys(range(len(shape)), 2)}).items():
         axes = tuple(
-            Axis(max(2, size // factors.get(axis, 1)), size, "gaussian" if len(factors) == 1 else "kspace")
+            Axis(max(min(2, size), size // factors.get(axis, 1)), size, "gaussian" if len(factors) == 1 else "kspace")
             for axis, size in enumerate(shape)
         )
         acquisition = Acquisition(axes)

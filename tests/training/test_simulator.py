@@ -94,7 +94,7 @@ def test_only_training_volumes_of_the_modality_are_drawn(pack):
     found = set()
     marked = simulator(Pack(pack.entries, tuple(arrays)))
     for _ in range(40):
-        found |= {round(float(v)) for v in marked._crop((4, 4, 4))[0].mul(255 / 1.25).unique()}
+        found |= {round(float(v)) for v in marked._crop((4, 4, 4), ())[0].mul(255 / 1.25).unique()}
     assert found == {0, 60}
 
 

@@ -190,9 +190,10 @@ def test_run_trains_every_weight_and_logs(finished):
     assert 0.1 < float(row["null_loss"]) < 3
     assert 0.1 < float(row["v_loss"]) < 3
     for percent in (3, 9, 15):
-        assert float(row[f"base_{percent}"]) > float(row[f"noisy_{percent}"])
-        assert abs(float(row[f"network_{percent}"]) - float(row[f"base_{percent}"])) < 2
-    assert float(row["nlm_9"]) == 25.0
+        assert float(row[f"denoise_{percent}_base"]) > float(row[f"denoise_{percent}_noisy"])
+        assert abs(float(row[f"denoise_{percent}_network"]) - float(row[f"denoise_{percent}_base"])) < 2
+    assert float(row["denoise_9_nlm"]) == 25.0
+    assert abs(float(row["inpaint_network"]) - float(row["inpaint_base"])) < 3
 
 
 def test_moving_average_lags_behind(finished):
