@@ -67,10 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, failure, said in outcomes(case, pipeline, trained, options.noise):
             rows.append({"volume": case.name, "tried": name, "failure": failure, "said": list(said)})
         print(f"{case.name[:28]:28} {sum(r['volume'] == case.name for r in rows)} results judged", flush=True)
-    for name, said in foreign(options, trained):
-        rows.append(
-            {"volume": name.partition(": ")[2], "tried": name.partition(": ")[0], "failure": True, "said": said}
-        )
+    for tried, name, sentences in foreign(options, trained):
+        rows.append({"volume": name, "tried": tried, "failure": True, "said": list(sentences)})
     if not rows:
         raise SystemExit("There is nothing to judge on.")
     result = {

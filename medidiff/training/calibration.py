@@ -219,6 +219,11 @@ def _row(collected: Collected) -> dict[str, Any]:
 def quantile(ratios: Sequence[Image], coverage: float = COVERAGE) -> float:
     """The pooled quantile of the scores, every volume with the same weight.
 
+    Measured on pipeline mr 0.1.0, 11 volumes that calibrate and 16 of other subjects that judge, 3, 9 and 15 % noise:
+    the pooled quantile holds 89 % of the voxels in the mean over volumes (81 to 96 % of a single one); the conformal
+    order statistic of the volumes' own quantiles, which promises 90 % for nine scans in ten, holds 95 to 96 % (91 to
+    99 %), with intervals a third wider. A map of 90 % intervals is read as the former.
+
     Args:
         ratios: of each volume.
         coverage: share of voxels that the interval shall hold in the mean over volumes.
