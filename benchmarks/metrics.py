@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from monai.metrics.regression import compute_ssim_and_cs
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
@@ -48,6 +50,44 @@ def dark_bias(restored: Image, clean: Image, sigma: float) -> float:
     """Mean error, in sigma, of voxels whose true value is below ``DARK`` sigma."""
     dark = clean < DARK * sigma
     return float((restored - clean)[dark].mean(dtype=np.float64) / sigma) if dark.sum() >= 1000 else float("nan")
+
+
+def brats_inpainting(restored: Image, truth: Image, hole: NDArray[np.bool_]) -> dict[str, float]:
+    """The metric of the BraTS local-synthesis challenge (its 2023 evaluation code).
+
+    Both images are zeroed outside of the hole and divided by the truth's maximum inside. SSIM is the 3-D map of the
+    zeroed images (Gaussian window of 1.5 voxels, 11 wide, data range the larger of both images'), averaged inside the
+    hole; it is computed with MONAI and equals that of torchmetrics 1.9, which the challenge uses, to 1e-5.
+
+    Args:
+        restored: the filled image, (I, J, K).
+        truth: what was in the hole.
+        hole: boolean, not empty.
+
+    Returns:
+        ``mse`` inside; ``psnr``: 10 log10(range^2 / MSE) in dB, range that of the truth inside; ``ssim``.
+    """
+    peak = float(truth[hole].max())
+    pair = [np.where(hole, image, np.float32(0)) / np.float32(peak) for image in (restored, truth)]
+    inside = [image[hole].astype(np.float64) for image in pair]
+    mse = float(np.mean(np.square(inside[0] - inside[1])))
+    span = float(np.ptp(inside[1]))
+    return {
+        "mse": mse,
+        "psnr": float(10 * np.log10(max(span, 1e-10) ** 2 / max(mse, 1e-20))),
+        "ssim": _mean_ssim(pair[0], pair[1], hole),
+    }
+
+
+def _mean_ssim(restored: Image, truth: Image, hole: NDArray[np.bool_]) -> float:
+    """Mean inside a hole of the SSIM map of images that are 0 outside of it."""
+    reach = SSIM_WINDOW // 2
+    data_range = max(float(np.ptp(restored)), float(np.ptp(truth)))
+    spans = [(int(hit.min()), int(hit.max()) + 1) for hit in np.nonzero(hole)]
+    near = tuple(slice(max(0, low - reach), high + reach) for low, high in spans)
+    images = [torch.from_numpy(np.pad(image[near], reach, mode="reflect"))[None, None] for image in (restored, truth)]
+    similarity, _ = compute_ssim_and_cs(*images, 3, (SSIM_WINDOW,) * 3, (1.5,) * 3, data_range)
+    return float(similarity[0, 0].numpy()[hole[near]].mean(dtype=np.float64))
 
 
 def coverage(mean: Image, std: Image, clean: Image, quantile: float, inside: NDArray[np.bool_]) -> float:

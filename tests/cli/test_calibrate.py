@@ -46,6 +46,17 @@ def test_a_table_is_written_and_does_not_depend_on_an_older_one(bundle: Path, sc
     assert table(bundle) == first
 
 
+def test_all_three_tasks(bundle: Path, scan: Path) -> None:
+    path = bundle / "configs/metadata.json"
+    tree = json.loads(path.read_text())
+    tree["medidiff"]["tasks"] = ["denoise", "superres", "inpaint"]
+    path.write_text(json.dumps(tree))
+    assert main(["calibrate", str(bundle), str(scan), "--crop", "48", "--task", "superres", "--task", "inpaint"]) == 0
+    found = table(bundle)
+    assert {task: list(rows) for task, rows in found.items()} == {"superres": ["2", "4", "6", "8"], "inpaint": ["1"]}
+    assert all(row["scale"] > 0 and row["volumes"] == 1 for rows in found.values() for row in rows.values())
+
+
 def test_a_manifest_tells_split_and_subject(bundle: Path, scan: Path) -> None:
     manifest = scan.parent / "scans.csv"
     manifest.write_text(
