@@ -74,10 +74,9 @@ def forward_matrix(axis: Axis) -> Matrix:
 
 def _band_limited(axis: Axis, centres: Matrix) -> Matrix:
     """The fine image's lowest frequencies, sampled at the coarse centres (a centred crop of k-space)."""
-    highest = (axis.coarse - 1) // 2
-    frequency = np.arange(1, highest + 1)
-    phase = 2 * np.pi * (centres - np.arange(axis.fine)[None, :]) / axis.fine
-    rows = 1 + 2 * np.cos(phase[:, :, None] * frequency).sum(axis=2)
+    frequency = 2 * np.pi / axis.fine * np.arange(1, (axis.coarse - 1) // 2 + 1)
+    out, into = centres * frequency, np.arange(axis.fine) * frequency[:, None]
+    rows = 1 + 2 * (np.cos(out) @ np.cos(into) + np.sin(out) @ np.sin(into))  # sums of cos(frequency distance)
     if axis.coarse % 2 == 0:  # the Nyquist frequency of the coarse grid, of which a real image keeps the even part
         rows = rows + np.cos(np.pi * np.arange(axis.coarse))[:, None] * np.cos(
             np.pi * axis.coarse / axis.fine * (np.arange(axis.fine)[None, :] + 0.5) - np.pi / 2

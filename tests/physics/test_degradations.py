@@ -178,3 +178,46 @@ def test_same_generator_same_noise_and_no_global_state():
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(torch.equal(a, b) for a, b in zip(first, draws(6), strict=True))
+
+
+def holes_of(
+    shape: tuple[int, ...], count: int = 60, radius: tuple[float, float] = (3.0, 8.0), seed: int = 0
+) -> Tensor:
+    return degradations.hole(torch.Size((count, *shape)), generator(seed), torch.device("cpu"), radius)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 32), (64, 64, 3), (20, 9, 1), (40, 40), (8, 8), (2, 2, 2), (1, 30, 30)])
+def test_hole_leaves_something_to_fill_it_from(shape):
+    share = holes_of(shape).flatten(1).float().mean(1)
+    assert float(share.min()) > 0
+    assert float(share.max()) < 0.601
+
+
+def test_holes_are_lesions_cuboids_and_missing_slices():
+    found = holes_of((48, 48, 48), 400, (4.0, 6.0))
+    whole = torch.stack([h.flatten(1).all(1).any() | h.all(0).all(1).any() | h.all(0).all(0).any() for h in found])
+    assert 0.05 < float(whole.float().mean()) < 0.15  # one in ten lacks slices
+    rest = found[~whole]
+    volume = rest.flatten(1).sum(1)
+    # one to three lobes of 4 to 6 voxels; a rough boundary adds or takes up to half of the squared radius
+    assert 4 / 3 * math.pi * (4 * math.sqrt(0.5)) ** 3 < float(volume.float().quantile(0.02))
+    assert float(volume.max()) < 3 * 4 / 3 * math.pi * (6 * math.sqrt(1.5)) ** 3
+    centre = torch.stack([h.nonzero().float().mean(0) for h in rest])
+    assert float(centre.min()) > 48 * 0.25 - 8
+    assert float(centre.max()) < 48 * 0.75 + 8
+    assert float(centre.std(0).min()) > 4  # and they are not all in one place
+
+
+def test_missing_slices_are_whole_and_few():
+    for hole in holes_of((24, 24, 24), 300):
+        for axis in range(3):
+            line = hole.flatten(1).all(1) if axis == 0 else hole.transpose(0, axis).flatten(1).all(1)
+            if bool(line.any()):
+                assert int(line.sum()) <= 6
+                assert int(hole.sum()) == int(line.sum()) * 24 * 24
+                assert not (line.nonzero().diff(dim=0) > 1).any()  # one next to the other
+
+
+def test_same_generator_same_hole():
+    assert torch.equal(holes_of((20, 20, 20), 5, seed=3), holes_of((20, 20, 20), 5, seed=3))
+    assert not torch.equal(holes_of((20, 20, 20), 5, seed=3), holes_of((20, 20, 20), 5, seed=4))

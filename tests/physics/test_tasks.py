@@ -1,4 +1,4 @@
-"""Denoising as a posed problem: the base, the size of its error, and what the network is told."""
+"""The tasks as posed problems: the base, the size of its error, and what the network is told."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from medidiff.physics import tasks
+from medidiff.physics import holes, tasks
+from medidiff.physics.operators import Acquisition, Axis
 from medidiff.physics.rician import remove_rician_bias
 from medidiff.physics.shrinkage import shrink
 from medidiff.physics.tasks import SMALLEST_SCALE, SMALLEST_SIGMA, VIEWS, Problem, parameter_names
@@ -148,3 +149,127 @@ def test_planes():
     assert plane.parameters.shape == (2, len(parameter_names(2)) - 1)
     kept = [parameter_names(3).index(name) - 1 for name in parameter_names(2)[1:]]
     torch.testing.assert_close(plane.parameters, volume.parameters[:, kept])
+
+
+def sphere(shape: tuple[int, ...], radius: float) -> Tensor:
+    centre = [(n - 1) / 2 for n in shape]
+    grids = np.meshgrid(*[np.arange(n) - c for n, c in zip(shape, centre, strict=True)], indexing="ij")
+    return torch.from_numpy(sum(g**2 for g in grids) < radius**2)[None]
+
+
+def test_inpainting_starts_from_the_harmonic_filling(head):
+    clean = torch.from_numpy(head)[None]
+    hole, spacing = sphere(head.shape, 9), torch.tensor([[1.0, 1.0, 2.0]])
+    problem = tasks.inpaint(torch.where(hole, 99.0, clean), hole, spacing)
+    torch.testing.assert_close(problem.base, holes.harmonic_fill(clean, hole, spacing), atol=1e-4, rtol=0)
+    assert torch.equal(problem.base[~hole], clean[~hole])
+    assert torch.equal(problem.known > 0.5, ~hole)
+    assert torch.equal(problem.measured, problem.base)
+    residual = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    image = problem.image(residual)
+    assert torch.equal(image[~hole], clean[~hole])
+    torch.testing.assert_close(image[hole], (problem.base + problem.scale * residual)[hole])
+    assert not problem.consistent(residual)[~hole].any()
+    torch.testing.assert_close(problem.consistent(residual)[hole], residual[hole], atol=1e-4, rtol=1e-4)
+    assert torch.equal(problem.confine(residual), residual * hole)
+    views = dict(zip(VIEWS, problem.views().unbind(1), strict=True))
+    assert torch.equal(views["known"], (~hole).float())
+    assert not views["removed"].any()
+
+
+def test_scale_of_a_hole_is_the_size_of_the_fillings_error(head):
+    clean = torch.from_numpy(head)[None]
+    shift = [torch.roll(clean, n, 1) for n in (-12, -6, 0, 6, 12)]
+    hole = sphere(head.shape, 8)
+    posed = [tasks.inpaint(each, hole, torch.ones(1, 3)) for each in shift]
+    error = torch.cat([(p.base - each)[hole] for p, each in zip(posed, shift, strict=True)])
+    expected = torch.cat([p.scale[hole] for p in posed])
+    assert rms(error) == pytest.approx(rms(expected), rel=0.5)
+    rim, core = (
+        torch.cat([p.scale[hole & mask] for p in posed]) for mask in (holes.depth(hole) == 1, holes.depth(hole) > 3)
+    )
+    assert float(core.mean()) > 1.3 * float(rim.mean())
+
+
+ACQUISITION = Acquisition((Axis(56, 56), Axis(28, 56, "kspace"), Axis(12, 48, "gaussian", 0.8)))
+
+
+def seen(head: np.ndarray) -> tuple[Tensor, Tensor]:
+    clean = torch.from_numpy(head)[None]
+    return clean, ACQUISITION.forward(clean)
+
+
+def test_noiseless_super_resolution_keeps_the_data(head):
+    clean, data = seen(head)
+    problem = tasks.superresolve(data, ACQUISITION, torch.ones(1, 3))
+    torch.testing.assert_close(problem.base, ACQUISITION.lift(data))
+    torch.testing.assert_close(problem.known, ACQUISITION.known(problem.base))
+    residual = 3 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    for image in (problem.base, problem.image(residual), problem.image(problem.consistent(residual))):
+        assert float((ACQUISITION.forward(image) - data).abs().max()) < 1e-5
+    truth = problem.residual(clean)  # explains the data, so it is left as it is
+    torch.testing.assert_close(problem.consistent(truth), truth, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(problem.image(truth), clean, atol=1e-5, rtol=0)
+    once = problem.consistent(residual)
+    torch.testing.assert_close(problem.consistent(once), once, atol=1e-3, rtol=1e-3)
+    assert rms(truth) == pytest.approx(1, abs=0.5)
+    assert rms(problem.base - clean) < 0.9 * rms(ACQUISITION.spread(data) - clean)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_no_noise_no_law(head, law):
+    """The network was never told of noise that is not there."""
+    _, data = seen(head)
+    names = parameter_names(3)[1:]
+    found = tasks.superresolve(data, ACQUISITION, torch.tensor([[1.0, 1.0, 2.0]]), law=law).parameters[0]
+    told = dict(zip(names, found.tolist(), strict=True))
+    assert told["rician"] == 0
+    assert told["log10 sigma"] == pytest.approx(math.log10(SMALLEST_SIGMA) + 2)
+    assert [told[f"log2 spacing {k}"] for k in (1, 2, 3)] == pytest.approx([0, 0, 1])
+    assert [told[f"log2 factor {k}"] for k in (1, 2, 3)] == pytest.approx([0, 1, 2])
+    assert [told[f"profile {k}"] for k in (1, 2, 3)] == pytest.approx([0, -1, 0.8])
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_noisy_super_resolution_starts_from_the_denoised_data(head, add_noise, law):
+    data = seen(head)[1].clamp(min=0)
+    noisy = torch.from_numpy(add_noise(law, data[0].numpy(), 0.05))[None]
+    problem = tasks.superresolve(noisy, ACQUISITION, torch.ones(1, 3), sigma=scalar(0.05), law=law)
+    denoised = tasks.denoise(noisy, scalar(0.05), law, torch.ones(1, 3))
+    torch.testing.assert_close(problem.base, ACQUISITION.lift(denoised.base), atol=1e-5, rtol=0)
+    assert problem.parameters[0, 1] == float(law == "rician")
+    assert torch.equal(problem.sigma, torch.full_like(problem.base, 0.05))
+    # asked again softly: the noise does not come back, and what an image lacks of the data does
+    again = ACQUISITION.forward(problem.image(torch.zeros_like(problem.base)))
+    assert rms(again - data) < 0.7 * rms(noisy - data)
+    darker = problem.image(problem.residual(problem.base - 0.1))
+    assert float((darker - problem.base).mean()) > -0.03
+    assert problem.damping > 1
+
+
+def test_hole_in_thick_slices(head):
+    clean, data = seen(head)
+    hole = torch.zeros_like(data, dtype=torch.bool)
+    hole[:, 20:30, 10:16, 4:7] = True
+    problem = tasks.superresolve(torch.where(hole, -5.0, data), ACQUISITION, torch.ones(1, 3), hole=hole)
+    torch.testing.assert_close(problem.trusted, (~hole).float())
+    fine_hole = ACQUISITION.spread(hole.float()) > 0
+    assert not problem.known.expand_as(clean)[fine_hole].any()
+    torch.testing.assert_close(problem.known[~fine_hole], ACQUISITION.known(clean).expand_as(clean)[~fine_hole])
+    whole = tasks.superresolve(data, ACQUISITION, torch.ones(1, 3))
+    assert bool((problem.scale >= 0.9 * whole.scale)[fine_hole].all())
+    residual = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    off = (ACQUISITION.forward(problem.image(residual)) - data).abs()
+    assert float(off[~hole].max()) < 1e-5
+    assert float(off[hole].mean()) > 0.05  # nothing is asked there
+    measured_spacing = torch.tensor([[1.0, 2.0, 4.0]])
+    torch.testing.assert_close(problem.data, holes.harmonic_fill(data, hole, measured_spacing), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("profile", ["gaussian", "box", "kspace"])
+def test_scale_of_super_resolution_is_the_size_of_the_bases_error(head, factor, profile):
+    acquisition = Acquisition((Axis(56, 56), Axis(56, 56), Axis(48 // factor, 48, profile)))
+    clean = torch.from_numpy(head)[None]
+    problem = tasks.superresolve(acquisition.forward(clean), acquisition, torch.ones(1, 3))
+    assert rms(problem.base - clean) == pytest.approx(rms(problem.scale), rel=0.45)
