@@ -21,14 +21,29 @@ from medidiff.physics import resolution, tasks
 from medidiff.physics.noise import NoiseEstimate
 from medidiff.physics.operators import Acquisition
 from medidiff.physics.tasks import Problem
-from medidiff.scans.geometry import Grid
-from medidiff.scans.volume import Volume
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Value = TypeVar("Value")
 CONTEXT = 32  # voxels around a hole that inpainting looks at
 KAPPA = {"denoise": 1.0, "superres": 1.0, "inpaint": 2.0}  # time scale of the diffusion: wider where more is unknown
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """What the header says of a scan's voxels, along the axes of the array that is posed.
+
+    Attributes:
+        spacing: millimetres along each axis.
+        stack: axis along which slices were stored.
+        slice_axis: axis along which slices were acquired; ``None`` when not known.
+        thickness: of the slices in millimetres; ``None`` when not known.
+    """
+
+    spacing: tuple[float, float, float]
+    stack: int = 2
+    slice_axis: int | None = None
+    thickness: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,8 +131,7 @@ class Posed:
 def pose(
     task: Task,
     unit: Image,
-    volume: Volume,
-    grid: Grid,
+    voxels: Voxels,
     level: NoiseEstimate,
     hole: Mask | None,
     options: RestoreOptions,
@@ -128,11 +142,10 @@ def pose(
     Args:
         task: which.
         unit: the normalised scan on the model's grid, (I, J, K).
-        volume: the scan, for what its header says.
-        grid: how its axes were turned.
+        voxels: what its header says.
         level: its noise; sigma 0 where none is to be removed.
         hole: voxels to fill, as ``unit``.
-        options: how fine super-resolution is to become.
+        options: how fine super-resolution is to become, along the axes of ``unit``.
         spatial_dims: 3 or 2, the images that the network takes.
 
     Raises:
@@ -143,12 +156,12 @@ def pose(
         raise UsageError("Denoising takes no mask.")
     if hole is not None and (not hole.any() or hole.all()):
         raise ScanError(f"The mask selects {'the whole scan' if hole.any() else 'no voxel'}; nothing can be restored.")
-    planes = None if spatial_dims == 3 else _slices(unit.shape, grid, volume)
+    planes = None if spatial_dims == 3 else _slices(unit.shape, voxels)
     if planes is not None and hole is not None and hole.all(axis=tuple(_in_plane(range(3), planes))).any():
         raise ScanError("The mask covers whole slices, which a pipeline for 2-D images cannot fill; choose a 3-D one.")
     if task == "superres":
-        return _superresolve(unit, volume, grid, level, hole, options, planes)
-    spacing = torch.tensor([_in_plane(grid.spacing, planes)])
+        return _superresolve(unit, voxels, level, hole, options, planes)
+    spacing = torch.tensor([_in_plane(voxels.spacing, planes)])
     if task == "denoise":
         sigma = np.broadcast_to(np.asarray(level.sigma if level.map is None else level.map, np.float32), unit.shape)
         problem = tasks.denoise(_batch(unit, planes), _batch(sigma, planes), level.law, spacing)
@@ -162,8 +175,7 @@ def pose(
 
 def _superresolve(
     unit: Image,
-    volume: Volume,
-    grid: Grid,
+    voxels: Voxels,
     level: NoiseEstimate,
     hole: Mask | None,
     options: RestoreOptions,
@@ -171,16 +183,16 @@ def _superresolve(
 ) -> Posed:
     acquisition = resolution.plan(
         unit.shape,
-        grid.spacing,
-        factor=None if options.factor is None else grid.along(options.factor),
-        target=None if options.spacing is None else grid.along(options.spacing),
+        voxels.spacing,
+        factor=options.factor,
+        target=options.spacing,
         profile=None if options.profile == "auto" else options.profile,
-        slice_axis=None if volume.slice_axis is None else grid.axis(volume.slice_axis),
-        thickness=volume.thickness,
+        slice_axis=voxels.slice_axis,
+        thickness=voxels.thickness,
     )
     if planes is not None and not acquisition.axes[planes].trivial:
         raise ScanError("A pipeline for 2-D images refines slices in their plane; give a --factor of 1 across them.")
-    fine = [size / axis.factor for size, axis in zip(grid.spacing, acquisition.axes, strict=True)]
+    fine = [size / axis.factor for size, axis in zip(voxels.spacing, acquisition.axes, strict=True)]
     seen = acquisition if planes is None else Acquisition(tuple(_in_plane(acquisition.axes, planes)))
     sigma = None
     if level.sigma > 0:
@@ -208,10 +220,10 @@ def _in_plane(values: Sequence[Value], planes: int | None) -> list[Value]:
     return [value for axis, value in enumerate(values) if axis != planes]
 
 
-def _slices(shape: Sequence[int], grid: Grid, volume: Volume) -> int:
-    """The axis along which a scan is a stack of planes: of one voxel, else as the header says, else the last stored."""
+def _slices(shape: Sequence[int], voxels: Voxels) -> int:
+    """The axis along which a scan is a stack of planes: of one voxel, else as acquired, else as stored."""
     single = [axis for axis, size in enumerate(shape) if size == 1]
-    return single[0] if single else grid.axis(2 if volume.slice_axis is None else volume.slice_axis)
+    return single[0] if single else voxels.stack if voxels.slice_axis is None else voxels.slice_axis
 
 
 def _around(hole: Mask) -> tuple[slice, ...]:

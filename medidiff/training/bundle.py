@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
-from medidiff.training import pack
+from medidiff.training import calibration, pack
 from medidiff.training.checkpoint import STATE
-from medidiff.training.validation import PERCENTAGES
 
 WEIGHTS = Path("models/model.safetensors")
 LOG = Path("docs/training_log.csv")
@@ -35,14 +34,12 @@ def make(run: Path, data: Path, bundle: Path, *, version: str, description: str,
         halo: voxels of context that tiles need.
     """
     state = json.loads((run / STATE).read_text(encoding="utf-8"))
-    recipe = state["recipe"]
+    recipe, packed = state["recipe"], pack.load(data)
     for part in ("configs", "models", "docs"):
         (bundle / part).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / "model.safetensors", bundle / WEIGHTS)
     shutil.copyfile(run / "log.csv", bundle / LOG)
-    entries = [
-        entry for entry in pack.load(data).entries if entry.split == "train" and entry.modality in recipe["modalities"]
-    ]
+    entries = [entry for entry in packed.entries if entry.split == "train" and entry.modality in recipe["modalities"]]
     network = {
         "in_channels": STATE_CHANNELS + len(VIEWS),
         "parameters": len(parameter_names(recipe["network"]["spatial_dims"])),
@@ -50,6 +47,8 @@ def make(run: Path, data: Path, bundle: Path, *, version: str, description: str,
     }
     digest = pack.digest(bundle / WEIGHTS)
     metadata = _metadata(version, description, network, halo, digest, state, entries, data)
+    trained = metadata["medidiff"]["trained_on"]
+    trained |= calibration.trained_range(packed, trained["noise_percent"], tuple(recipe["modalities"]))
     _write(bundle / "configs/metadata.json", metadata)
     _write(bundle / "configs/inference.json", _inference())
     (bundle / CARD).write_text(_card(bundle.name, metadata, state["rows"][-1]), encoding="utf-8")
@@ -69,12 +68,14 @@ def _metadata(
     entries: Sequence[pack.Entry],
     data: Path,
 ) -> dict[str, Any]:
+    recipe = state["recipe"]
+    tasks = _tasks(recipe["data"])
     image = {
         "type": "image",
         "format": "magnitude",
-        "modality": "MR",
+        "modality": "MR" if list(recipe["modalities"]) == ["MR"] else "n/a",
         "num_channels": 1,
-        "spatial_shape": ["*", "*", "*"],
+        "spatial_shape": ["*"] * network["spatial_dims"],
         "dtype": "float32",
     }
     values = {"value_range": [0, 1], "is_patch_data": False, "channel_def": {"0": "image"}}
@@ -84,7 +85,7 @@ def _metadata(
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {"medidiff": "0.1.0", "safetensors": "0.5"},
-        "task": "denoising of magnitude MR images",
+        "task": f"{', '.join(tasks)} of {', '.join(recipe['modalities'])} images",
         "description": description,
         "authors": "The medidiff contributors",
         "copyright": "Copyright the medidiff contributors",
@@ -92,8 +93,8 @@ def _metadata(
         "changelog": {version: "see CHANGELOG.md of medidiff"},
         "network_data_format": {"inputs": {"image": {**image, **values}}, "outputs": {"pred": {**image, **values}}},
         "medidiff": {
-            "tasks": ["denoise"],
-            "modalities": list(state["recipe"]["modalities"]),
+            "tasks": tasks,
+            "modalities": list(recipe["modalities"]),
             "licence": "Apache-2.0",
             "network": network,
             "halo": halo,
@@ -102,15 +103,44 @@ def _metadata(
                 "volumes": [entry.name for entry in entries],
                 "subjects": sorted({entry.subject for entry in entries}),
                 "pack_sha256": pack.digest(data),
-                "noise_percent": [round(100 * bound, 6) for bound in state["recipe"]["data"]["sigma"]],
+                "noise_percent": [round(100 * bound, 6) for bound in recipe["data"]["sigma"]],
                 "spacing_mm": [min(min(e.spacing) for e in entries), max(max(e.spacing) for e in entries)],
                 "iterations": state["iteration"],
                 "seconds": round(state["seconds"]),
                 "device": state["rows"][-1]["device"],
-                "recipe": state["recipe"],
+                "recipe": recipe,
             },
         },
     }
+
+
+def _tasks(data: dict[str, Any]) -> list[str]:
+    """The tasks that a recipe's data section trains."""
+    shares = {
+        "denoise": 1 - data["superres"] - data["inpaint"] - data["combined"],
+        "superres": data["superres"],
+        "inpaint": data["inpaint"],
+    }
+    return [task for task, share in shares.items() if share > 0]
+
+
+def _setting(name: str) -> str:
+    """What a setting of the training log is, in words."""
+    task, _, level = name.partition("_")
+    if task == "denoise":
+        return f"denoise, {level} % noise"
+    return "inpaint" if task == "inpaint" else f"super-resolve {level}{'' if 'x' in level else 'x through plane'}"
+
+
+def _table(row: dict[str, Any]) -> str:
+    """The figures of a row of the training log, a line a setting."""
+    methods = ("noisy", "nlm", "base", "network")
+    settings = [key.removesuffix("_network") for key in row if key.endswith("_network")]
+    cells = {name: [row.get(f"{name}_{method}") for method in methods] for name in settings}
+    return "\n".join(
+        f"| {_setting(name)} | " + " | ".join("" if value is None else f"{value:.2f}" for value in values) + " |"
+        for name, values in cells.items()
+    )
 
 
 def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
@@ -118,11 +148,7 @@ def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
     trained = metadata["medidiff"]["trained_on"]
     low, high = trained["noise_percent"]
     near, far = trained["spacing_mm"]
-    methods = ("noisy", "nlm", "base", "network")
-    table = "\n".join(
-        f"| {percent} % | " + " | ".join(f"{row[f'{method}_{percent}']:.2f}" for method in methods) + " |"
-        for percent in PERCENTAGES
-    )
+    data = trained["recipe"]["data"]
     volumes = "\n".join(f"- {volume}" for volume in trained["volumes"])
     return f"""# {name} {metadata["version"]}
 
@@ -130,10 +156,12 @@ def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
 
 **Intended use.** {metadata["intended_use"]}
 
-**Range.** {", ".join(metadata["medidiff"]["modalities"])}; simulated noise of {low:g} to {high:g} % of the bright
-level (Rician and Gaussian, white, some of it varying over the scan or correlated); voxels of {near:.3g} to {far:.3g}
-mm. More noise gives a warning, and is removed in full up to 1.5 times that. Other modalities are restored with a
-warning; then mostly the classical base speaks.
+**Range.** {", ".join(metadata["medidiff"]["modalities"])}; tasks: {", ".join(metadata["medidiff"]["tasks"])}. Simulated
+noise of {low:g} to {high:g} % of the bright level (Rician and Gaussian, white, some of it varying over the scan or
+correlated); one thick axis {data["factor"][0]:g} to {data["factor"][1]:g} times as coarse as others, or two or three
+axes {data["in_plane_factor"][0]:g} to {data["in_plane_factor"][1]:g} times; holes of {data["hole_radius"][0]:g} to
+{data["hole_radius"][1]:g} voxels radius; voxels of {near:.3g} to {far:.3g} mm. What lies somewhat outside gives a
+warning; what lies far outside is refused unless forced.
 
 **Training.** {trained["iterations"]} iterations in {trained["seconds"]} s on {trained["device"]}; `training_log.csv`
 has the curve, `configs/metadata.json` the recipe and the SHA-256 of the data pack. {len(trained["volumes"])} volumes of
@@ -141,17 +169,18 @@ has the curve, `configs/metadata.json` the recipe and the SHA-256 of the data pa
 
 {volumes}
 
-**Result.** Foreground PSNR in dB (peak: the reference's maximum; foreground: above 10/255 of it), mean over central
-crops of the validation volumes, whose subjects are in no training volume; Rician noise of known strength; one pass.
-The references are real scans with noise of their own, which caps all figures.
+**Result.** PSNR in dB (peak: the reference's maximum), mean over central crops of the validation volumes, whose
+subjects are in no training volume; over the foreground (above 10/255 of the peak), for inpainting inside the hole. One
+pass; noise is Rician and its strength known. The references are real scans with noise of their own, which caps all
+figures. The base is what the result would be without the network.
 
-| noise | noisy | non-local means (DIPY's default) | classical base | network |
+| setting | noisy | non-local means (DIPY's default) | classical base | network |
 |---|---|---|---|---|
-{table}
+{_table(row)}
 
 **Known failures.** Motion, metal and folding are not noise and stay. Noise that interpolation or filtering has made
-smooth is removed in part. Posterior samples come from few training steps, and neither their spread nor the predicted
-standard deviation is calibrated yet.
+smooth is removed in part. What fills a hole is an average of what fits around it: pathology inside the hole is not
+guessed. Detail finer than the scan's voxels is likely, not measured; the map of what the prior supplied shows where.
 """
 
 
@@ -194,7 +223,8 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--version", required=True)
     parser.add_argument(
-        "--description", default="Denoises 3-D magnitude MR images: posterior mean of a conditional diffusion model."
+        "--description",
+        default="Denoises, super-resolves and inpaints 3-D MR scans: posterior mean of a conditional diffusion model.",
     )
     parser.add_argument("--halo", type=int, default=24)
     arguments = parser.parse_args()
