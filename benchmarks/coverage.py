@@ -1,0 +1,214 @@
+"""Measures what the stated uncertainty is worth: coverage of the 90 % interval, and whether it finds the errors.
+
+    python -m benchmarks.coverage                    validation subjects of $MEDIDIFF_REAL_DATA/data/MANIFEST.csv
+    python -m benchmarks.coverage --volumes 2 --crop 48
+
+Scans are degraded as for `medidiff calibrate`, but those of subjects that served neither training nor calibration.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import metrics, report, volumes
+from benchmarks.cases import Case, Image
+from medidiff.config import RestoreOptions
+from medidiff.pipelines import Pipeline
+from medidiff.scans.volume import Volume
+from medidiff.training import calibration
+from medidiff.training.calibration import LEVELS, Reference, Trial
+
+LOW, HIGH = 0.87, 0.93  # the goal for coverage
+NORMAL = 1.6449  # quantile of a normal distribution, for a pipeline that was not calibrated
+UNITS = {"denoise": "% noise", "superres": "voxels out per voxel in", "inpaint": ""}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a pipeline says of a trial, in the unit of the trial's truth.
+
+    Attributes:
+        mean: the restored image.
+        std: its standard deviation.
+        quantile: half width of the 90 % interval in standard deviations.
+        calibrated: whether the pipeline's own.
+        correction: size of what the pipeline did to its input: to the scan for denoising, else to the classical base.
+    """
+
+    mean: Image
+    std: Image
+    quantile: float
+    calibrated: bool
+    correction: Image
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = volumes.parser(__doc__, crop=80).parse_args(arguments)
+    threads = report.use_threads(options.threads)
+    pipelines = {task: volumes.load(options, task) for task in ("denoise", "superres", "inpaint")}
+    choice = volumes.choose(options, isotropic=False)
+    begin, rows = time.perf_counter(), []
+    for number, case in enumerate(choice.cases):
+        for row in measure(case, options.seed + number, pipelines):
+            rows.append(row)
+            print(line(row), flush=True)
+    if not rows:
+        raise SystemExit("No volume is fit for any of the tasks.")
+    result = {
+        "environment": report.environment(pipelines["denoise"], threads),
+        "data": volumes.describe(options, choice),
+        "volumes": choice.listing,
+        "seed": options.seed,
+        "seconds": round(time.perf_counter() - begin),
+        "verdicts": [vars(v) for v in verdicts(rows)],
+        "rows": rows,
+    }
+    text = document(result, str(choice))
+    print("\n" + text)
+    report.write("coverage", result, text, options.results)
+
+
+def measure(case: Case, seed: int, pipelines: dict[str, Pipeline]) -> list[Row]:
+    """Every task at every level for which a volume is fit."""
+    reference = Reference(case.clean, case.spacing, case.subject)
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for task, levels in LEVELS.items():
+        for level in levels:
+            trial = calibration.simulate(task, level, reference, generator)
+            if trial is not None:
+                found = judge(trial, answer(trial, pipelines[task]))
+                rows.append({"volume": case.name, "subject": case.subject, "task": task, "level": level, **found})
+    return rows
+
+
+def answer(trial: Trial, pipeline: Pipeline) -> Answer:
+    """Restore a trial on the product's own path."""
+    volume = Volume(trial.scan, np.diag([*trial.spacing, 1.0]), "MR")
+    options = RestoreOptions(**trial.options, force=True)
+    found = pipeline.restore(volume, options, hole=trial.hole)
+    before = trial.scan
+    if trial.task != "denoise":
+        before = volumes.classical(pipeline).restore(volume, options, hole=trial.hole).mean
+    interval = found.record["interval"]
+    quantile = float(interval["quantile"]) if interval["calibrated"] else NORMAL
+    return Answer(found.mean, found.std, quantile, bool(interval["calibrated"]), np.abs(found.mean - before))
+
+
+def judge(trial: Trial, found: Answer) -> dict[str, Any]:
+    """Coverage and width of the interval, and areas of sparsification errors for three orders of voxels."""
+    truth, inside = trial.truth, trial.inside
+    deviation = metrics.ause(found.mean, found.std, truth, inside)
+    by_correction = metrics.ause(found.mean, found.correction, truth, inside)
+    return {
+        "coverage": metrics.coverage(found.mean, found.std, truth, found.quantile, inside),
+        "width": metrics.interval_width(found.std, found.quantile, inside),
+        "rms_error": float(np.sqrt(np.mean(np.square((found.mean - truth)[inside], dtype=np.float64)))),
+        "ause": deviation["ause"],
+        "ause_random": deviation["ause_random"],
+        "ause_correction": by_correction["ause"],
+        "calibrated": found.calibrated,
+    }
+
+
+def of(rows: Sequence[Row], task: str, level: float | None = None) -> list[Row]:
+    """The rows of a task, at one level or at all."""
+    return [row for row in rows if row["task"] == task and level in (None, row["level"])]
+
+
+def mean(rows: Sequence[Row], key: str) -> float:
+    """Mean over volumes."""
+    return float(np.mean([row[key] for row in rows]))
+
+
+def verdicts(rows: Sequence[Row]) -> list[report.Verdict]:
+    """The goals for every task: coverage within the limits, and a deviation that orders voxels best."""
+    found = []
+    for task in LEVELS:
+        mine = of(rows, task)
+        if not mine:
+            continue
+        share = mean(mine, "coverage")
+        told = f"{share:.3f} in the mean of {len(mine)} restorations"
+        if not all(row["calibrated"] for row in mine):
+            told += f"; the pipeline is not calibrated, {NORMAL:g} standard deviations were taken"
+        found.append(report.Verdict(f"{task}: coverage of {LOW} to {HIGH}", told, LOW <= share <= HIGH))
+        areas = [mean(mine, key) for key in ("ause", "ause_random", "ause_correction")]
+        text = f"{areas[0]:.3f}, random {areas[1]:.3f}, size of the correction {areas[2]:.3f}"
+        goal = f"{task}: smaller sparsification error than a random order and than the correction's size"
+        found.append(report.Verdict(goal, text, areas[0] < min(areas[1:])))
+    return found
+
+
+def line(row: Row) -> str:
+    """One row for a person who waits."""
+    return (
+        f"{row['volume'][:24]:24} {row['task']:8} {row['level']:>4g}  coverage {row['coverage']:.3f}"
+        f"  AUSE {row['ause']:.3f} (random {row['ause_random']:.3f}, correction {row['ause_correction']:.3f})"
+    )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """One line for each task and level."""
+    body = []
+    for task, levels in LEVELS.items():
+        for level in levels:
+            mine = of(rows, task, level)
+            if mine:
+                shares = [row["coverage"] for row in mine]
+                body.append(
+                    [
+                        f"{task}, {level:g} {UNITS[task]}" if UNITS[task] else task,
+                        len(mine),
+                        report.figure(mean(mine, "coverage"), 3),
+                        f"{min(shares):.3f} to {max(shares):.3f}",
+                        *(report.figure(mean(mine, key), 4) for key in ("width", "rms_error")),
+                        *(report.figure(mean(mine, key), 3) for key in ("ause", "ause_correction", "ause_random")),
+                    ]
+                )
+    head = [
+        "task",
+        "volumes",
+        "coverage",
+        "of single volumes",
+        "mean width",
+        "RMS error",
+        "AUSE",
+        "AUSE, correction's size",
+        "AUSE, random",
+    ]
+    return report.table(head, body)
+
+
+def document(result: dict[str, Any], listing: str) -> str:
+    """Everything that was found, in Markdown."""
+    rows, where = result["rows"], result["environment"]
+    judged = (
+        f"{result['data']}; pipeline {where['pipeline']} {where['version']}. Voxels of the foreground, for inpainting"
+        " of the hole. Widths and errors in units of the bright level. AUSE: area between the sparsification curve of"
+        " an order of voxels and that of their true errors, 0 is best; the orders are the stated deviation, the size of"
+        " what was done to the scan (denoising) or to the classical base, and chance."
+    )
+    parts = [
+        "# Coverage of the 90 % interval",
+        judged,
+        summary(rows),
+        "## Goals",
+        "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"]),
+        "## Volumes",
+        listing,
+        volumes.made_with(result),
+    ]
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    main()
