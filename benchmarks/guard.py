@@ -241,13 +241,14 @@ def filled(case: Case) -> Iterator[Outcome]:
         ):
             axis = int(np.argmax(case.clean.shape))
             hole = np.roll(artefact, shift, axis)
-            if number and shift == 0 and source is case.clean:
+            unshifted = shift and bool((hole == artefact).all())  # a slab along this axis
+            if unshifted or (number and shift == 0 and source is case.clean):
                 continue
             image = harmonic_fill(
                 torch.from_numpy(source)[None], torch.from_numpy(hole)[None], torch.tensor([case.spacing])
             )[0].numpy()
             yield name, shift > 0, guard.inpaint(consistency.filled(source, image, hole))
-    changed = np.where(hole, image, image + np.float32(1e-3))
+    changed = np.where(hole, image, np.nextafter(image, np.float32(9)))
     yield "inpaint, image changed outside of the hole", True, guard.inpaint(consistency.filled(source, changed, hole))
 
 

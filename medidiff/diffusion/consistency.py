@@ -166,7 +166,8 @@ def _leftover(
 ) -> NDArray[np.bool_]:
     """Voxels near the hole, in its box, that hold the artefact's value and are no part of a large constant region.
 
-    A region that is larger than the hole or reaches the scan's border is background, not what a mask missed.
+    A region that is larger than the hole, or reaches a face of the scan that the hole does not reach, is background
+    and not what a mask missed.
     """
     value = _artefact(measured[box], hole[box], shell)
     if value is None:
@@ -174,9 +175,11 @@ def _leftover(
     labels, _ = ndimage.label((measured == value) & ~hole)
     near = np.unique(labels[box][shell])
     sizes = np.bincount(labels.reshape(-1))
-    faces = [labels.take(i, axis) for axis in range(labels.ndim) if labels.shape[axis] > 1 for i in (0, -1)]
-    border = np.unique(np.concatenate([face.reshape(-1) for face in faces])) if faces else np.zeros(0, int)
-    small = [k for k in near if k and sizes[k] <= int(hole.sum()) and k not in border]
+    background: set[int] = set()
+    for axis, index in ((axis, index) for axis in range(hole.ndim) for index in (0, -1) if hole.shape[axis] > 1):
+        if not hole.take(index, axis).any():
+            background |= set(np.unique(labels.take(index, axis)).tolist())
+    small = [k for k in near.tolist() if k and sizes[k] <= int(hole.sum()) and k not in background]
     return np.isin(labels[box], small)
 
 

@@ -32,14 +32,14 @@ EXACT = 1e-5  # largest `data_residual` where measured data had to be kept, in t
 SOFT_RESIDUAL = (0.02, 1.3)  # `data_residual_variance_ratio`; a fit takes up some of the noise
 LARGEST_SOFT_BIAS, LARGEST_SOFT_LAG = 0.1, 0.3
 
-LARGEST_JUMP = 3.0  # `hole_border_jump`
-LARGEST_BESIDE = 0.01  # `hole_beside_constant`
+LARGEST_JUMP = 2.2  # `hole_border_jump`
+LARGEST_BESIDE = 0.025  # `hole_beside_constant`
 LARGEST_HOLE = 0.2  # share of the scan
 
 UNUSUAL, REFUSED = 4.0, 8.0  # standard deviations of the training volumes
 FAR = 2.0  # times the trained range, beyond which a scan is refused
 NEGATIVE = 0.05  # share of values below -5 % of the bright level that no magnitude image has
-_TOLERANCE = 1.05  # rounding of spacings in headers
+NEAR = 1.25  # times the trained range, within which nothing is said
 _MEANING = {
     "coherence": "neighbouring voxels are {} alike",
     "dark": "its dark parts are {} bright",
@@ -222,8 +222,8 @@ def _band(
 ) -> None:
     """Compare one figure with a trained range; less noise than trained is no reason for alarm."""
     low, high = float(limits[0]), float(limits[1])
-    below = value < low / _TOLERANCE and name != "noise_percent"
-    if not below and value <= high * _TOLERANCE:
+    below = value < low / NEAR and name != "noise_percent"
+    if not below and value <= high * NEAR:
         return
     far = value < low / FAR if below else value > high * FAR
     (refusals if far else warnings).append(f"{words} (trained: {low:.3g} to {high:.3g})")
