@@ -158,7 +158,8 @@ class TestRange:
         assert abs(found.figures["z_middle"]) < 4
 
     def test_beyond_the_range_is_a_warning_and_far_beyond_a_refusal(self, truth):
-        assert "noise is 20 %" in self.found(truth, percent=20.0).warnings[0]
+        assert "noise is 25 %" in self.found(truth, percent=25.0).warnings[0]
+        assert self.found(truth, percent=20.0).warnings == ()
         assert "noise is 40 %" in self.found(truth, percent=40.0).refusal
         assert self.found(truth, percent=0.1).warnings == ()
         assert "3 mm" in self.found(truth, (3, 3, 3)).warnings[0]
