@@ -166,7 +166,7 @@ def restore(
     percent = 100 * level.sigma / scaling.bright
     found = _range(unit, volume, grid, percent, task, engine, options)
     record = _record(volume, engine, options, task, scaling, level) | {"warnings": [*warnings, *found.warnings]}
-    if task == "denoise" and level.sigma <= 0:  # a constant image: there is nothing to take away
+    if task == "denoise" and level.sigma <= 0 and gap is None:  # a constant image: there is nothing to take away
         return _untouched(volume, options, found.figures, record | _timed(begin))
 
     turned = _turned(options, grid)
@@ -322,10 +322,13 @@ def _judged(
     sigma = np.asarray(level.sigma if level.map is None else level.map, np.float32)
     if task == "superres":
         again = posed.measured_again(mean[1])
-        figures = consistency.reproduced(scan[1], again, sigma, measured)
+        figures = consistency.reproduced(posed.data(), again, sigma, measured)
         return figures, guard.superres(figures, exact=level.sigma == 0)
     if gap is not None:
-        figures = consistency.filled(scan[0], mean[0], gap)
+        # what a reader put in the place of unmeasured voxels is no surroundings of the hole
+        seen = gap | (~gap if measured is None else measured)
+        before, after = (np.where(seen, image, scaling.undo(scan[1])) for image in (scan[0], mean[0]))
+        figures = consistency.filled(before, after, gap)
         return figures, guard.inpaint(figures)
     restored = mean[1] if measured is None else np.where(measured, mean[1], scan[1])
     figures = consistency.check(scan[1], restored, sigma, level.law)
@@ -393,7 +396,7 @@ def _resolved(
         found |= {
             "factor": [round(axis.factor, 6) for axis in axes],
             "profile": [None if axis.trivial else axis.profile for axis in axes],
-            "profile_width": [None if axis.trivial else axis.width for axis in axes],
+            "profile_width": [None if axis.trivial else round(axis.width, 6) for axis in axes],
         }
     if posed.problem.support is not None:
         found["filled_voxels"] = int(posed.problem.support.sum())

@@ -17,72 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from torch import Tensor, nn
 
-from medidiff.config import RestoreOptions
-from medidiff.diffusion.device import Device
-from medidiff.diffusion.network import Backbone
 from medidiff.physics import intensity, noise, tasks
-from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
-from medidiff.restore import Engine, Restoration, restore
 from medidiff.scans.volume import Volume
+from tests.fake_networks import Constant, Local, ball, magnitude, run
 
 AFFINE = np.diag([1.0, 1.2, 2.0, 1.0])
-
-
-class Constant(Backbone):
-    """The same velocity and log-variance everywhere; zero by default, which is the classical base."""
-
-    def __init__(self, velocity: float = 0.0, log_variance: float = 0.0) -> None:
-        super().__init__()
-        self.spatial_dims, self.stride = 3, 4
-        self.answer = (velocity, log_variance)
-        self.windows: list[tuple[int, ...]] = []
-
-    def forward(self, x: Tensor, parameters: Tensor) -> Tensor:
-        assert x.shape[1] == STATE_CHANNELS + len(VIEWS)
-        assert parameters.shape == (len(x), len(parameter_names(3)))
-        assert all(n % self.stride == 0 for n in x.shape[2:])
-        self.windows.append(tuple(x.shape))
-        return torch.stack([torch.full_like(x[:, 0], value) for value in self.answer], dim=1)
-
-
-class Local(Constant):
-    """Random 5 x 5 x 5 weights, different along each axis, steered by every parameter: it reaches two voxels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Conv3d(STATE_CHANNELS + len(VIEWS), 4, 3, padding=1)
-        self.steer = nn.Linear(len(parameter_names(3)), 4)
-        self.last = nn.Conv3d(4, 2, 3, padding=1)
-        self.eval().requires_grad_(False)
-
-    def forward(self, x: Tensor, parameters: Tensor) -> Tensor:
-        super().forward(x, parameters)
-        hidden = self.first(x) * self.steer(parameters)[:, :, None, None, None]
-        return 0.5 * self.last(torch.tanh(hidden))
-
-
-def engine(network: Backbone | None = None, *, tile: int | None = None, batch: int = 1, halo: int = 4) -> Engine:
-    return Engine(network or Constant(), Device(torch.device("cpu"), "fp32"), halo, tile, batch)
-
-
-def run(volume: Volume, network: Backbone | None = None, progress: Any = None, **options: Any) -> Restoration:
-    compute = {key: options.pop(key) for key in ("tile", "batch", "halo") if key in options}
-    return restore(volume, engine(network, **compute), RestoreOptions(**options), progress=progress)
-
-
-def ball(shape: tuple[int, ...] = (33, 30, 26)) -> NDArray[np.float64]:
-    """A bright ball with a dark core, smooth borders, in air."""
-    axes = np.meshgrid(*[np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape], indexing="ij")
-    radius = np.sqrt(sum(axis**2 for axis in axes))
-    return ndimage.gaussian_filter(1.0 * (radius < 0.8) - 0.5 * (radius < 0.3), [0.8 if n > 1 else 0 for n in shape])
-
-
-def magnitude(clean: NDArray[np.float64], sigma: float, seed: int = 0) -> NDArray[np.float32]:
-    real, imaginary = np.random.default_rng(seed).standard_normal((2, *clean.shape))
-    return np.hypot(clean + sigma * real, sigma * imaginary).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

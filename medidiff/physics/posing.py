@@ -104,6 +104,10 @@ class Posed:
         size = self.problem.confine(self.problem.scale * (0.5 * log_variance).exp())
         return self.whole(self.array(size), np.zeros_like(self.unit))
 
+    def data(self) -> Image:
+        """What the restored array has to explain: the scan, without the bias of its noise and with its holes filled."""
+        return self.unit if self.problem.data is None else self.array(self.problem.data)
+
     def measured_again(self, unit: Image) -> Image:
         """``A x`` of a restored array: what the scanner would have measured of it."""
         if self.problem.acquisition is None:
@@ -162,14 +166,15 @@ def pose(
     if task == "superres":
         return _superresolve(unit, voxels, level, hole, options, planes)
     spacing = torch.tensor([_in_plane(voxels.spacing, planes)])
+    sigma = _sigma(level, unit.shape)
     if task == "denoise":
-        sigma = np.broadcast_to(np.asarray(level.sigma if level.map is None else level.map, np.float32), unit.shape)
         problem = tasks.denoise(_batch(unit, planes), _batch(sigma, planes), level.law, spacing)
         return Posed(problem, planes, unit, tuple(slice(0, n) for n in unit.shape), None, KAPPA[task])
     if hole is None:
         raise UsageError("Inpainting needs a mask that says which voxels to fill.")
     box = _around(hole)
-    problem = tasks.inpaint(_batch(unit[box], planes), _batch(hole[box], planes), spacing)
+    quiet = None if level.sigma == 0 else _batch(sigma[box], planes)
+    problem = tasks.inpaint(_batch(unit[box], planes), _batch(hole[box], planes), spacing, sigma=quiet, law=level.law)
     return Posed(problem, planes, unit, box, None, KAPPA[task])
 
 
@@ -194,19 +199,20 @@ def _superresolve(
         raise ScanError("A pipeline for 2-D images refines slices in their plane; give a --factor of 1 across them.")
     fine = [size / axis.factor for size, axis in zip(voxels.spacing, acquisition.axes, strict=True)]
     seen = acquisition if planes is None else Acquisition(tuple(_in_plane(acquisition.axes, planes)))
-    sigma = None
-    if level.sigma > 0:
-        spread = np.broadcast_to(np.asarray(level.sigma if level.map is None else level.map, np.float32), unit.shape)
-        sigma = _batch(spread, planes)
     problem = tasks.superresolve(
         _batch(unit, planes),
         seen,
         torch.tensor([_in_plane(fine, planes)]),
-        sigma=sigma,
+        sigma=None if level.sigma == 0 else _batch(_sigma(level, unit.shape), planes),
         law=level.law,
         hole=None if hole is None else _batch(hole, planes),
     )
     return Posed(problem, planes, unit, tuple(slice(0, n) for n in acquisition.fine), acquisition, KAPPA["superres"])
+
+
+def _sigma(level: NoiseEstimate, shape: tuple[int, ...]) -> Image:
+    """The noise of every voxel."""
+    return np.broadcast_to(np.asarray(level.sigma if level.map is None else level.map, np.float32), shape)
 
 
 def _batch(array: NDArray[Any], planes: int | None) -> Tensor:
