@@ -202,9 +202,8 @@ def range_check(
     elif "CT" not in modalities and negative > NEGATIVE:
         refusals.append(f"{100 * negative:.3g} % of its values are negative, which no magnitude image has")
     bands = [("anisotropy", max(spacing) / min(spacing), "the ratio of its voxel edges is {:.3g}")]
-    bands += [
-        ("spacing_mm", size, "its voxels measure {:.3g} mm") for size in dict.fromkeys((min(spacing), max(spacing)))
-    ]
+    edges = dict.fromkeys((min(spacing), max(spacing)))
+    bands += [("spacing_mm", size, "its voxels measure {:.3g} mm") for size in edges]
     if noise_percent is not None:
         bands.append(("noise_percent", noise_percent, "its noise is {:.3g} %"))
     for name, value, words in bands:
@@ -214,11 +213,8 @@ def range_check(
     unusual = _intensity(values_unit, noise_percent, trained_on.get("intensity", {}), figures)
     if unusual:
         (refusals if abs(unusual[1]) > REFUSED else warnings).append(unusual[0])
-    refusal = (
-        f"The scan is unlike what the pipeline was trained on: {'; '.join(dict.fromkeys(refusals))}."
-        if refusals
-        else None
-    )
+    reasons = "; ".join(dict.fromkeys(refusals))
+    refusal = f"The scan is unlike what the pipeline was trained on: {reasons}." if reasons else None
     sentences = (f"The scan may be outside of what was learnt: {text}." for text in dict.fromkeys(warnings))
     return RangeFindings(tuple(sentences), refusal, figures)
 
