@@ -143,7 +143,9 @@ def denoise(measured: Tensor, sigma: Tensor, law: Law, spacing: Tensor) -> Probl
     return Problem(measured, base, scale, sigma, torch.ones_like(measured[:1]), _parameters(sigma, law, spacing))
 
 
-def inpaint(measured: Tensor, hole: Tensor, spacing: Tensor) -> Problem:
+def inpaint(
+    measured: Tensor, hole: Tensor, spacing: Tensor, *, sigma: Tensor | None = None, law: Law = "gaussian"
+) -> Problem:
     """Pose inpainting: voxels in ``hole`` were not measured, all others are kept exactly.
 
     The base is the harmonic filling. The expected size of its error is 0.9 times the standard deviation of the object
@@ -153,12 +155,17 @@ def inpaint(measured: Tensor, hole: Tensor, spacing: Tensor) -> Problem:
         measured: y, shape (B, *spatial); what it holds in the hole does not matter.
         hole: boolean, same shape.
         spacing: voxel size in millimetres, shape (B, dims) or (1, dims).
+        sigma: noise standard deviation, broadcastable to ``measured``: the hole is then filled from what the classical
+            denoiser makes of its surroundings, so that their noise does not run into it.
+        law: of the noise.
     """
     base = holes.harmonic_fill(measured, hole, spacing)
-    sigma = torch.full_like(base, SMALLEST_SIGMA)
-    known = (~hole).to(base.dtype)
+    if sigma is not None:
+        quiet, _ = _classical(base, sigma.expand_as(base).clamp(min=SMALLEST_SIGMA), law)
+        base = holes.harmonic_fill(quiet, hole, spacing)
     scale = _filling_error(base, hole)
-    return Problem(base, base, scale, sigma, known, _parameters(sigma, "gaussian", spacing), support=hole)
+    known, noiseless = (~hole).to(base.dtype), torch.full_like(base, SMALLEST_SIGMA)
+    return Problem(base, base, scale, noiseless, known, _parameters(noiseless, "gaussian", spacing), support=hole)
 
 
 def superresolve(
