@@ -32,9 +32,11 @@ $(VENV)/.bench: $(VENV)/.runtime
 	$(PIP) --editable '.[baselines]'
 	@touch $@
 
-demo: $(VENV)/.runtime  ## restore the shipped sample scans into demo_output/ and draw before and after
+demo: $(VENV)/.runtime  ## denoise, refine and fill the shipped sample scans into demo_output/ and draw before and after
 	$(BIN)/medidiff denoise sample_data/phantom_t1w.nii.gz sample_data/dicom_mr -o $(DEMO)
 	$(BIN)/python examples/before_after.py $(DEMO)
+	$(BIN)/python examples/superres.py $(DEMO)
+	$(BIN)/python examples/inpaint.py $(DEMO)
 
 test: $(VENV)/.checks  ## run the tests (not the slow ones)
 	$(BIN)/python -m pytest

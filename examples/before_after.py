@@ -16,15 +16,13 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
-from numpy.typing import NDArray
+from panels import Image, psnr
 
 from medidiff import scans
 from medidiff.scans import discover
 from medidiff.scans.volume import Volume
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
-
-Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -83,13 +81,6 @@ def look_up(source: Volume, grid: Volume) -> Image:
     index = np.indices(grid.array.shape).reshape(3, -1)
     i, j, k = np.rint(to_source[:3, :3] @ index + to_source[:3, 3:]).astype(int)
     return source.array[i, j, k].reshape(grid.array.shape)
-
-
-def psnr(image: Image, truth: Image) -> float:
-    """Peak signal-to-noise ratio over the head, in dB."""
-    head = truth > 0.04 * truth.max()
-    error = (image.astype(np.float64) - truth)[head]
-    return float(20 * np.log10(truth.max() / np.sqrt(np.mean(error**2))))
 
 
 def draw(rows: list[Row], picture: Path) -> None:

@@ -1,7 +1,8 @@
 """Every Python block of the documentation runs, and so does every ``medidiff`` command.
 
 The blocks of a page run in order, in one namespace, in a folder of its own that holds what the pages talk about:
-``scan.nii.gz`` and ``scans/`` (a NIfTI scan in a subfolder, and a DICOM series), cut small to be quick.
+``scan.nii.gz`` and ``scans/`` (a NIfTI scan in a subfolder, and a DICOM series), ``thick.nii.gz`` with thick slices,
+masks for all of them, and ``gap/``, a DICOM series that lacks a slice; cut small to be quick.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 
 from medidiff.cli import main
@@ -60,10 +62,38 @@ def folder(tmp_path: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch) -
     nib.save(image.slicer[40:80, 20:60, 30:60], tmp_path / "scans" / "sub-01" / "second.nii.gz")
     series = tmp_path / "scans" / "series"
     series.mkdir()
-    for path in sorted((sample_data / "dicom_mr").glob("*.dcm"))[:8]:
+    slices = sorted((sample_data / "dicom_mr").glob("*.dcm"))
+    for path in slices[:8]:
         shutil.copy(path, series)
+    (tmp_path / "gap").mkdir()
+    for path in (*slices[:4], *slices[5:9]):
+        shutil.copy(path, tmp_path / "gap")
+    thicken(tmp_path / "scan.nii.gz", tmp_path / "thick.nii.gz")
+    mark_middle(tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
+    mark_middle(tmp_path / "thick.nii.gz", tmp_path / "thick_mask.nii.gz")
+    mark_middle(tmp_path / "scans" / "first.nii.gz", tmp_path / "masks" / "first.nii.gz")
+    mark_middle(tmp_path / "scans" / "sub-01" / "second.nii.gz", tmp_path / "masks" / "second_mask.nii.gz")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def thicken(source: Path, target: Path) -> None:
+    """Means of four slices."""
+    image = nib.load(source)
+    array = image.get_fdata(dtype=np.float32)
+    thick = array.reshape(*array.shape[:2], -1, 4).mean(axis=3)
+    step = np.diag([1.0, 1.0, 4.0, 1.0])
+    step[2, 3] = 1.5
+    nib.save(nib.Nifti1Image(thick, image.affine @ step), target)
+
+
+def mark_middle(source: Path, target: Path) -> None:
+    """A mask of a scan's middle."""
+    image = nib.load(source)
+    hole = np.zeros(image.shape, dtype=np.uint8)
+    hole[tuple(slice(n // 2 - n // 8, n // 2 + n // 8) for n in image.shape)] = 1
+    target.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(hole, image.affine), target)
 
 
 @pytest.mark.usefixtures("folder")
@@ -81,4 +111,6 @@ def test_page_runs(page: Path) -> None:
 
 
 def test_there_are_pages_to_run() -> None:
-    assert {"README.md", "first-scan.md", "denoise-a-folder.md", "use-from-python.md"} <= {page.name for page in PAGES}
+    names = {page.name for page in PAGES}
+    assert {"README.md", "first-scan.md", "denoise-a-folder.md", "use-from-python.md"} <= names
+    assert {"super-resolve.md", "inpaint.md", "judge-a-result.md"} <= names
