@@ -164,7 +164,7 @@ def restore(
     scaling, unit = intensity.normalise(on_grid, volume.modality, measured)
     level, warnings = _noise(unit, volume.modality, scaling, options, task, engine)
     percent = 100 * level.sigma / scaling.bright
-    found = _range(unit, volume, grid, percent, task, engine, options)
+    found = _range(unit, volume, grid, 0.0 if warnings else percent, task, engine, options)
     record = _record(volume, engine, options, task, scaling, level) | {"warnings": [*warnings, *found.warnings]}
     if task == "denoise" and level.sigma <= 0 and gap is None:  # a constant image: there is nothing to take away
         return _untouched(volume, options, found.figures, record | _timed(begin))
@@ -228,20 +228,20 @@ def _measured(volume: Volume, grid: geometry.Grid, gap: NDArray[np.bool_] | None
 def _noise(
     unit: Image, modality: str, scaling: intensity.Intensity, options: RestoreOptions, task: Task, engine: Engine
 ) -> tuple[noise.NoiseEstimate, list[str]]:
-    """The noise to be removed, and a warning where it lies beyond what the network was trained for."""
+    """The noise to be removed, and a warning where an estimate lies so far beyond training that it is cut."""
     law = noise.law_of(unit, modality)
     asked = options.noise
     if asked is None:  # refining and filling keep what was measured exactly unless they are asked to remove noise
         asked = "auto" if task == "denoise" else 0.0
     level = noise.estimate(unit, law) if asked == "auto" else noise.given(asked / 100 * scaling.bright, law)
     percent = 100 * level.sigma / scaling.bright
-    if engine.noise_range is None or percent <= engine.noise_range[1]:
-        return level, []
-    warning = f"Noise of {percent:.3g} percent is more than this pipeline was trained for ({engine.noise_range[1]:g})"
-    most = _CREDIBLE * engine.noise_range[1]
+    most = math.inf if engine.noise_range is None else _CREDIBLE * engine.noise_range[1]
     if asked != "auto" or percent <= most:
-        return level, [f"{warning}."]
-    return noise.limited(level, most / 100 * scaling.bright), [f"{warning}; only {most:g} percent is removed."]
+        return level, []
+    warning = (
+        f"Noise of {percent:.3g} percent is more than this pipeline was trained for; only {most:g} percent is removed."
+    )
+    return noise.limited(level, most / 100 * scaling.bright), [warning]
 
 
 def _range(

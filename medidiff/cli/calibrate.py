@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medidiff.training.calibration import Image, Reference, Restore, Trial
 
 TASKS = ("denoise", "superres", "inpaint")
+SLICES = 3  # of a volume, for pipelines of 2-D images
 
 
 @click.command("calibrate")
@@ -31,9 +32,9 @@ TASKS = ("denoise", "superres", "inpaint")
 def command(bundle: Path, scans: tuple[Path, ...], tasks: tuple[str, ...], crop: int, seed: int, device: str) -> int:
     """Measure what a pipeline's uncertainty is worth on clean scans of your own, and write it into its BUNDLE folder.
 
-    SCAN is an MR scan: a NIfTI file, a DICOM folder, a folder of scans, or a manifest (.csv with the columns file,
-    modality, subject_id and split, of which the split "calibration" is taken). The scans should be nearly free of
-    noise, like those that will be restored, and of people that taught the pipeline nothing; ten or more for 90 %
+    SCAN is a scan of the pipeline's kind: a NIfTI file, a DICOM folder, a folder of scans, or a manifest (.csv with the
+    columns file, modality, subject_id and split, of which the split "calibration" is taken). The scans should be nearly
+    free of noise, like those that will be restored, and of people that taught the pipeline nothing; ten or more for 90 %
     intervals. Each is degraded, restored and compared with itself.
     """
     from medidiff import bundles
@@ -50,7 +51,7 @@ def command(bundle: Path, scans: tuple[Path, ...], tasks: tuple[str, ...], crop:
     engine = uncalibrated(found).engine(devices.on_device(found.network(), device_found), device_found)
     try:
         table = calibration.calibrate(
-            references(scans, crop),
+            references(scans, crop, found),
             restore_with(engine),
             wanted,
             seed=seed,
@@ -93,42 +94,50 @@ def restore_with(engine: Engine) -> Restore:
     return restored
 
 
-def references(sources: tuple[Path, ...], crop: int) -> Iterator[Reference]:
-    """The clean scans, normalised and cropped to their middle; a scan that cannot be read is told and left out."""
+def references(sources: tuple[Path, ...], crop: int, bundle: Bundle) -> Iterator[Reference]:
+    """The clean scans, normalised and cropped to their middle; a scan that cannot be read is told and left out.
+
+    For a pipeline of 2-D images a few slices of each.
+    """
     import numpy as np
 
     from medidiff import scans
     from medidiff.physics import intensity
     from medidiff.training import calibration
 
-    for path, subject in listed(sources):
+    kinds = tuple(bundle.settings.get("modalities", ()))
+    for path, subject in listed(sources, kinds):
         try:
             volumes = scans.open_scan(path).volumes
         except (ScanError, UsageError, NoScanFound) as error:
             click.echo(f"left out: {error}", err=True)
             continue
-        if volumes[0].modality != "MR":
-            click.echo(f"left out: {path.name} is {volumes[0].modality}, not MR", err=True)
+        if volumes[0].modality not in kinds:
+            click.echo(f"left out: {path.name} is {volumes[0].modality}, not {' or '.join(kinds)}", err=True)
             continue
         mean = np.asarray(np.mean([volume.array for volume in volumes], axis=0), dtype=np.float32)
         _, unit = intensity.normalise(mean, volumes[0].modality)
-        spacing = volumes[0].spacing
-        yield calibration.Reference(calibration.middle(np.maximum(unit, 0), crop), spacing, subject)
+        clean = calibration.middle(np.maximum(unit, 0), crop)
+        if bundle.spatial_dims == 3:
+            yield calibration.Reference(clean, volumes[0].spacing, subject)
+            continue
+        for k in np.linspace(0, clean.shape[2] - 1, SLICES + 2).astype(int)[1:-1]:
+            yield calibration.Reference(np.ascontiguousarray(clean[:, :, k : k + 1]), volumes[0].spacing, subject)
 
 
-def listed(sources: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
+def listed(sources: tuple[Path, ...], kinds: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
     """Paths of scans with their subjects; who a scan shows is known from a manifest alone."""
     from medidiff.scans import discover
 
     for source in sources:
         if source.suffix == ".csv":
-            yield from of_manifest(source)
+            yield from of_manifest(source, kinds)
             continue
         for ref in discover.find_scans((source,)).cases:
             yield ref.path, ""
 
 
-def of_manifest(path: Path) -> Iterator[tuple[Path, str]]:
+def of_manifest(path: Path, kinds: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
     """The calibration split of a manifest.
 
     Raises:
@@ -140,7 +149,7 @@ def of_manifest(path: Path) -> Iterator[tuple[Path, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == "calibration"]
         yield from (
-            (path.parent / row["file"], row["subject_id"]) for row in rows if dicom_code(row["modality"]) == "MR"
+            (path.parent / row["file"], row["subject_id"]) for row in rows if dicom_code(row["modality"]) in kinds
         )
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error

@@ -218,7 +218,7 @@ def _sigma(level: NoiseEstimate, shape: tuple[int, ...]) -> Image:
 def _batch(array: NDArray[Any], planes: int | None) -> Tensor:
     """An array as images (B, *spatial)."""
     images = array[None] if planes is None else np.moveaxis(array, planes, 0)
-    return torch.from_numpy(np.ascontiguousarray(images))
+    return torch.from_numpy(np.require(images, requirements=["C", "W"]))
 
 
 def _in_plane(values: Sequence[Value], planes: int | None) -> list[Value]:

@@ -27,11 +27,12 @@ from medidiff.training.validation import HOLE_RADIUS, foreground, noisy_version
 
 Image = NDArray[np.float32]
 
-# noise in percent; voxels out per voxel in (2, 4, 6 through-plane, 8 = 2 x 2 x 2); inpainting knows no levels
+# noise in percent; voxels out per voxel in (2, 4, 6 through-plane, 8 = 2 x 2 x 2; of images 2, 4 = 2 x 2); inpainting
+# knows no levels
 LEVELS: dict[str, tuple[float, ...]] = {"denoise": (3, 9, 15), "superres": (2, 4, 6, 8), "inpaint": (1,)}
 COVERAGE = 0.9
 _ISOTROPIC = 1.5  # spacing over the finest: references whose slices are not thick already
-_CUBE = 8.0
+_CUBE, _SQUARE = 8.0, 4.0  # levels of halving along all axes, of a volume and of an image
 _FEWEST = 256  # voxels that a quantile is worth computing from
 _ENOUGH = 50_000  # voxels of a volume that a quantile needs
 
@@ -125,13 +126,15 @@ def _denoise(level: float, reference: Reference, generator: torch.Generator) -> 
 
 
 def _superres(level: float, reference: Reference, _: torch.Generator) -> Trial | None:
-    """Thick slices along the last axis, or a k-space of half the size along all."""
-    if max(reference.spacing) > _ISOTROPIC * min(reference.spacing):
+    """Thick slices along one axis, or a k-space of half the size along all."""
+    planar = reference.clean.shape[2] == 1
+    edges = reference.spacing[:2] if planar else reference.spacing
+    if max(edges) > _ISOTROPIC * min(edges):
         return None
-    cube = level == _CUBE
-    factor = (2, 2, 2) if cube else (1, 1, round(level))
-    if any(n < 8 * f for n, f in zip(reference.clean.shape, factor, strict=True)):
+    factor = _factor(level, planar=planar)
+    if factor is None or any(n < 8 * f for n, f in zip(reference.clean.shape, factor, strict=True) if f > 1):
         return None
+    cube = sum(f > 1 for f in factor) > 1
     whole = tuple(slice(0, n - n % f) for n, f in zip(reference.clean.shape, factor, strict=True))
     clean = np.ascontiguousarray(reference.clean[whole])
     profile: Profile = "kspace" if cube else "gaussian"
@@ -140,6 +143,13 @@ def _superres(level: float, reference: Reference, _: torch.Generator) -> Trial |
     near, middle, far = (size * f for size, f in zip(reference.spacing, factor, strict=True))
     options = {"factor": tuple(map(float, factor)), "profile": profile, "noise": 0.0}
     return Trial("superres", level, scan, (near, middle, far), None, options, clean, foreground(clean))
+
+
+def _factor(level: float, *, planar: bool) -> tuple[int, int, int] | None:
+    """How coarse each axis becomes at a level; ``None`` where images of one slice have no such level."""
+    if planar:
+        return {2.0: (2, 1, 1), _SQUARE: (2, 2, 1)}.get(level)
+    return (2, 2, 2) if level == _CUBE else (1, 1, round(level))
 
 
 def _inpaint(level: float, reference: Reference, generator: torch.Generator) -> Trial:
