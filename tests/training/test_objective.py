@@ -24,6 +24,7 @@ TASKS = {
     "combined": replace(QUIET, combined=1.0),
 }
 BATCH = 4
+AXES = {3: (1, 2), 4: (1, 2, 3)}  # the spatial ones of a batch
 NULL, FULL = torch.ones(BATCH, dtype=torch.bool), torch.zeros(BATCH, dtype=torch.bool)
 
 
@@ -76,14 +77,23 @@ def test_the_truth_costs_nothing(isotropic, task, dims, seed):
         assert all(math.isnan(part) or part < 1e-5 for part in parts)
 
 
+def image_errors(example: Example) -> Tensor:
+    """Mean squared error of each base over the mean of its squared scale, where the image may change."""
+    problem = example.problem
+    inside = torch.ones_like(problem.base) if problem.support is None else problem.support.float()
+    axes, scale2 = AXES[inside.ndim], problem.scale.square() * inside
+    mean = scale2.sum(axes, keepdim=True) / inside.sum(axes, keepdim=True)
+    return ((scale2 / mean).clamp(max=10) * example.target.square()).sum(axes) / inside.sum(axes)
+
+
 @ALL
 def test_silence_costs_the_whole_error(isotropic, task, dims, seed):
     """Relative to the base, less where it errs little; a projection takes off what the data tell of the noise."""
     example = draw(isotropic, task, dims, seed)
-    _, null_part, _ = evaluate(example, 0.0, NULL)
-    assert 0.5 < null_part < 1.001
-    if task != "inpaint":
-        assert null_part == pytest.approx(1, rel=1e-3)
+    value_of_silence, null_part, _ = evaluate(example, 0.0, NULL)
+    sizes = image_errors(example)
+    assert null_part == pytest.approx(float((sizes / sizes.clamp(min=0.3)).mean()), rel=1e-3)
+    assert value_of_silence == pytest.approx(float((sizes / sizes.clamp(min=1)).mean()), rel=1e-3)
     value, _, part = evaluate(example, 0.0, FULL)
     assert 0.2 < value < 2
     assert 0.2 < part < 1.5
