@@ -49,3 +49,15 @@ def test_links_between_files_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_tests_and_modules_that_pages_name_exist() -> None:
+    tests = {
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        missing = set(re.findall(r"`(test_\w+)`", text)) - tests
+        assert not missing, f"{page.name} names {sorted(missing)}"
+        for path in re.findall(r"`((?:[\w-]+/)*\w+\.py)`", text):
+            assert (ROOT / path).exists() or (ROOT / "medidiff" / path).exists(), f"{page.name} names {path}"
