@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format docs docs-serve bench bench-readme sample-data wheel clean
+.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-readme sample-data wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +37,11 @@ demo: $(VENV)/.runtime  ## denoise, refine and fill the shipped sample scans int
 	$(BIN)/python examples/before_after.py $(DEMO)
 	$(BIN)/python examples/superres.py $(DEMO)
 	$(BIN)/python examples/inpaint.py $(DEMO)
+
+pictures: demo  ## draw the documentation's pictures again
+	$(BIN)/python examples/before_after.py $(DEMO) --image docs/images/before_after.png
+	$(BIN)/python examples/superres.py $(DEMO) --image docs/images/superres.png
+	$(BIN)/python examples/inpaint.py $(DEMO) --image docs/images/inpaint.png
 
 test: $(VENV)/.checks  ## run the tests (not the slow ones)
 	$(BIN)/python -m pytest
