@@ -39,9 +39,7 @@ demo: $(VENV)/.runtime  ## denoise, refine and fill the shipped sample scans int
 	$(BIN)/python examples/inpaint.py $(DEMO)
 
 pictures: demo  ## draw the documentation's pictures again
-	$(BIN)/python examples/before_after.py $(DEMO) --image docs/images/before_after.png
-	$(BIN)/python examples/superres.py $(DEMO) --image docs/images/superres.png
-	$(BIN)/python examples/inpaint.py $(DEMO) --image docs/images/inpaint.png
+	cp $(DEMO)/before_after.png $(DEMO)/superres.png $(DEMO)/inpaint.png docs/images/
 
 test: $(VENV)/.checks  ## run the tests (not the slow ones)
 	$(BIN)/python -m pytest
