@@ -118,10 +118,10 @@ def _tasks(data: dict[str, Any]) -> list[str]:
     """The tasks that a recipe's data section trains."""
     shares = {
         "denoise": 1 - data["superres"] - data["inpaint"] - data["combined"],
-        "superres": data["superres"],
+        "superres": data["superres"] + data["combined"],
         "inpaint": data["inpaint"],
     }
-    return [task for task, share in shares.items() if share > 0]
+    return [task for task, share in shares.items() if share > 1e-9]  # shares that add up to 1 do so but for rounding
 
 
 def _setting(name: str) -> str:

@@ -282,4 +282,26 @@ def test_bundle_of_a_run_holds_its_weights(finished, pack, tmp_path):
     assert told["recipe"]["name"] == "tiny"
     assert (bundle.version, bundle.settings["halo"], bundle.settings["modalities"]) == ("0.0.1", 16, ["MR"])
     assert (folder / bundling.LOG).read_bytes() == (finished.folder / "log.csv").read_bytes()
+    assert bundle.settings["tasks"] == ["denoise"]
+    row = finished.rows[-1]
+    card = (folder / bundling.CARD).read_text()
+    figures = " | ".join(f"{row[f'denoise_9_{method}']:.2f}" for method in ("noisy", "nlm", "base", "network"))
+    assert f"| denoise, 9 % noise | {figures} |" in card
+    assert f"| inpaint |  |  | {row['inpaint_base']:.2f} | {row['inpaint_network']:.2f} |" in card
+    assert "- one\n- two\n" in card
     assert "RestorationInferer" in (folder / "configs" / "inference.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shares", "tasks"),
+    [
+        ((0.0, 0.0, 0.0), ["denoise"]),
+        ((0.3, 0.2, 0.1), ["denoise", "superres", "inpaint"]),
+        ((0.7, 0.2, 0.1), ["superres", "inpaint"]),  # 1 - 0.7 - 0.2 - 0.1 is not 0 in floating point
+        ((0.0, 0.0, 0.5), ["denoise", "superres"]),
+        ((0.0, 1.0, 0.0), ["inpaint"]),
+    ],
+)
+def test_bundle_does_what_its_network_was_trained_for(shares, tasks):
+    superres, inpaint, combined = shares
+    assert bundling._tasks({"superres": superres, "inpaint": inpaint, "combined": combined}) == tasks
