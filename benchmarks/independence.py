@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--images", nargs="+", default=["constant", "ramp", "scan"], choices=["constant", "ramp", "scan"]
     )
-    parser.add_argument("--pipeline", default="auto")
+    parser.add_argument("--pipeline", default="mr")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="default: all cores that the process may use")
     parser.add_argument("--results", type=Path, default=report.RESULTS)

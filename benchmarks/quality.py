@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--whole", action="store_true", help="whole volumes")
     parser.add_argument("--noise", type=float, nargs="+", default=list(LEVELS), help="percent of the bright level")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pipeline", default="auto")
+    parser.add_argument("--pipeline", default="mr")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tile", type=int)
     parser.add_argument("--threads", type=int, help="default: all cores that the process may use")

@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=Path, nargs="+", help="4-D NIfTI files whose volumes show the same scene")
     parser.add_argument("--volumes", type=int, default=3, help="how many volumes of each file to restore (default: 3)")
-    parser.add_argument("--pipeline", default="auto")
+    parser.add_argument("--pipeline", default="mr")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="default: all cores that the process may use")
     parser.add_argument("--with-bm4d", action="store_true", help="also BM4D (non-commercial licence)")

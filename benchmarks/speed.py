@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--crop", type=int, help="only the middle so many voxels along each axis")
     parser.add_argument("--tile", nargs="+", default=["auto"], help="tile edges to try, auto or whole (default: auto)")
     parser.add_argument("--threads", type=int, help="default: all cores that the process may use")
-    parser.add_argument("--pipeline", default="auto")
+    parser.add_argument("--pipeline", default="mr")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--with-bm4d", action="store_true", help="also BM4D (minutes; non-commercial licence)")
     parser.add_argument("--without-nlm", action="store_true", help="leave DIPY out")
