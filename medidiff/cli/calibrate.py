@@ -32,10 +32,10 @@ SLICES = 3  # of a volume, for pipelines of 2-D images
 def command(bundle: Path, scans: tuple[Path, ...], tasks: tuple[str, ...], crop: int, seed: int, device: str) -> int:
     """Measure what a pipeline's uncertainty is worth on clean scans of your own, and write it into its BUNDLE folder.
 
-    SCAN is a scan of the pipeline's kind: a NIfTI file, a DICOM folder, a folder of scans, or a manifest (.csv with the
-    columns file, modality, subject_id and split, of which the split "calibration" is taken). The scans should be nearly
-    free of noise, like those that will be restored, and of people that taught the pipeline nothing; ten or more for 90 %
-    intervals. Each is degraded, restored and compared with itself.
+    SCAN is a scan of the pipeline's kind: a NIfTI file, a DICOM folder, a folder of scans, or a manifest (.csv with
+    the columns file, modality, subject_id and split, of which the split "calibration" is taken). The scans should be
+    nearly free of noise, like those that will be restored, and of people that taught the pipeline nothing; ten or
+    more for 90 % intervals. Each is degraded, restored and compared with itself.
     """
     from medidiff import bundles
     from medidiff.config import ComputeOptions
