@@ -387,7 +387,7 @@ def _resolved(
             "calibrated": interval is not None,
             "volumes": 0 if interval is None else interval.volumes,
         },
-        "data_consistency": "exact" if level.sigma == 0 else "statistical",
+        "data_consistency": "exact" if level.sigma == 0 or posed.problem.support is not None else "statistical",
     }
     if posed.planes is not None:
         found["slices_one_by_one"] = True
