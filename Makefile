@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-readme sample-data wheel clean
+.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-tasks bench-readme sample-data wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -71,6 +71,13 @@ bench: $(VENV)/.bench  ## measure quality, time and independence of tiles (BM4D=
 	$(BIN)/python -m benchmarks.quality $(if $(BM4D),--with-bm4d)
 	$(BIN)/python -m benchmarks.speed $(if $(BM4D),--with-bm4d)
 	$(BIN)/python -m benchmarks.independence
+
+bench-tasks: $(VENV)/.bench  ## measure super-resolution, inpainting, uncertainty, lesions and the guard
+	$(BIN)/python -m benchmarks.superres
+	$(BIN)/python -m benchmarks.inpaint
+	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.lesions
+	$(BIN)/python -m benchmarks.guard
 
 bench-readme: $(VENV)/.bench  ## measure quality and put the table into the README
 	$(BIN)/python -m benchmarks.quality --readme $(if $(BM4D),--with-bm4d)

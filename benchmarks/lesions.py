@@ -38,8 +38,9 @@ DETECTABLE = 3.0  # d'
 KEPT = 0.9  # ratio of the contrast-to-noise ratios: the goal
 REACH = 7  # voxels around a lesion's centre that are looked at
 CALM = 0.4  # share of all places, by their fluctuation, at which lesions are put
-ALIKE = 0.7  # correlation of an error with a sphere, above which it looks like a lesion
-FINE = 5  # parts of a voxel's edge that a sphere's rim is made of
+ALIKE = 0.5  # correlation of an error with a sphere, above which it looks like a lesion
+BESIDE = 2  # voxels from its centre within which a lesion counts as found
+FINE = 8  # parts of a voxel's edge that a sphere's rim is made of
 MEAN, SAMPLE, BEFORE = "posterior mean", "one posterior sample", "degraded scan"
 
 Mask = NDArray[np.bool_]
@@ -149,9 +150,7 @@ def measure(
     lesions = placed(case, seed)
     if not lesions:
         return [], []
-    added = np.zeros_like(case.clean)
-    for lesion in lesions:
-        added[lesion.box] += np.float32(lesion.size) * sphere(lesion.diameter)
+    added = np.sum([profile(lesion, case.clean.shape) for lesion in lesions], axis=0, dtype=np.float32)
     sigma = float(np.hypot(setting.percent / 100, noise.estimate(case.clean, case.law, with_map=False).sigma))
     without, with_them = (
         outcome(replace(case, clean=image), setting, acquisition, slices, pipelines, seed, steps)
@@ -160,7 +159,11 @@ def measure(
     known = {"volume": case.name, "subject": case.subject, "setting": setting.name, "sigma": sigma}
     found = [{**known, **survival(one, case.clean, without, with_them, sigma, acquisition)} for one in lesions]
     blobs = [
-        {**known, "image": kind, **appeared(without.image(kind), case.clean, sigma, acquisition)}
+        {
+            **known,
+            "image": kind,
+            **appeared(without.image(kind), with_them.image(kind), case.clean, lesions, sigma, acquisition),
+        }
         for kind in (BEFORE, MEAN, SAMPLE)
     ]
     return found, blobs
@@ -190,6 +193,13 @@ def contrast_filter(diameter: int) -> Image:
     near, template = window(diameter), sphere(diameter).astype(np.float64)
     template = np.where(near, template - template[near].mean(), 0)
     return (template / np.square(template).sum()).astype(np.float32)
+
+
+def profile(lesion: Lesion, shape: Sequence[int]) -> Image:
+    """What a lesion adds to an image."""
+    found = np.zeros(shape, dtype=np.float32)
+    found[lesion.box] = np.float32(lesion.size) * sphere(lesion.diameter)
+    return found
 
 
 def placed(case: Case, seed: int) -> list[Lesion]:
@@ -252,11 +262,11 @@ def outcome(
     return Outcome(before, case.scaling.apply(found.mean), case.scaling.apply(found.samples[0]))
 
 
-def d_prime(profile: Image, sigma: float, acquisition: Acquisition | None = None) -> float:
-    """Detectability of a known profile in white noise of the fine image, seen through an acquisition.
+def d_prime(added: Image, sigma: float, acquisition: Acquisition | None = None) -> float:
+    """Detectability of a known lesion in white noise of the fine image, seen through an acquisition.
 
     Args:
-        profile: what the lesion adds, on the fine grid of the acquisition.
+        added: what the lesion adds, on the fine grid of the acquisition.
         sigma: standard deviation of the noise.
         acquisition: A; ``None`` for the identity.
 
@@ -264,7 +274,7 @@ def d_prime(profile: Image, sigma: float, acquisition: Acquisition | None = None
         ``sqrt(d^T A^T (A A^T)^-1 A d) / sigma``: what the ideal observer reaches (Barrett and Myers, Foundations of
         Image Science, 2004, section 13.2).
     """
-    seen = profile.astype(np.float64)
+    seen = added.astype(np.float64)
     whitened = seen
     if acquisition is not None:
         for index, axis in enumerate(acquisition.axes):
@@ -284,13 +294,11 @@ def survival(
     lesion: Lesion, clean: Image, without: Outcome, with_them: Outcome, sigma: float, acquisition: Acquisition | None
 ) -> Row:
     """Contrast-to-noise ratios of one lesion: contrast from the difference of the pair, noise from the errors."""
-    profile = np.zeros_like(clean)
-    profile[lesion.box] = np.float32(lesion.size) * sphere(lesion.diameter)
     row: Row = {
         "diameter": lesion.diameter,
         "contrast": lesion.contrast,
         "centre": list(lesion.centre),
-        "d_prime": d_prime(profile, sigma, acquisition),
+        "d_prime": d_prime(profile(lesion, clean.shape), sigma, acquisition),
         "cnr_ratio": {},
         "contrast_kept": {},
     }
@@ -306,28 +314,52 @@ def survival(
     return row
 
 
-def appeared(image: Image, clean: Image, sigma: float, acquisition: Acquisition | None) -> Row:
-    """Blobs that look like a detectable lesion in an image and are not in the truth.
+def appeared(
+    without: Image,
+    with_them: Image,
+    clean: Image,
+    lesions: Sequence[Lesion],
+    sigma: float,
+    acquisition: Acquisition | None,
+) -> Row:
+    """Blobs in an image without lesions that look like one; and how many lesions the same search finds where they are.
 
-    A voxel belongs to one when, for one of the diameters, the error's matched-filter response there is that of a
-    detectable lesion (d' and the smallest contrast), its shape is a sphere's, and the image itself shows it where
-    the truth shows less than half of it.
+    Returns:
+        ``blobs``: their number. ``any_shape``: the same without regard to their shape: chance makes some of every noisy
+        scan. ``planted`` and ``found``: detectable lesions in the other image, and those among them that are found.
+    """
+    shapeless, alike = search(without, clean, sigma, acquisition)
+    _, seen = search(with_them, clean, sigma, acquisition)
+    known = [one for one in lesions if d_prime(profile(one, clean.shape), sigma, acquisition) >= DETECTABLE]
+    near = [seen[tuple(slice(c - BESIDE, c + BESIDE + 1) for c in one.centre)].any() for one in known]
+    return {"blobs": count(alike), "any_shape": count(shapeless), "planted": len(known), "found": int(sum(near))}
+
+
+def count(blobs: Mask) -> int:
+    """Pieces that touch nowhere, not even at corners."""
+    return int(ndimage.label(blobs, np.ones((3, 3, 3)))[1])
+
+
+def search(image: Image, clean: Image, sigma: float, acquisition: Acquisition | None) -> tuple[Mask, Mask]:
+    """Voxels at which an image shows a sphere that the truth does not hold: of any shape, and of a sphere's.
+
+    For one of the diameters the matched filter's response to the error is that of a detectable lesion (d' and the
+    smallest contrast), the image itself shows it, and the truth shows less than half of it.
     """
     inside = ndimage.uniform_filter(foreground(clean).astype(np.float32), 9) > 0.999
-    error = image - clean
-    level = ndimage.uniform_filter(clean, 9)
-    found = np.zeros(clean.shape, dtype=np.bool_)
-    loudest = 0.0
+    error, level = image - clean, ndimage.uniform_filter(clean, 9)
+    shapeless, alike = np.zeros(clean.shape, dtype=np.bool_), np.zeros(clean.shape, dtype=np.bool_)
     for diameter in DIAMETERS:
         limit = np.maximum(smallest(diameter, sigma, acquisition), CONTRASTS[0] * level)
         response = respond(error, diameter)
         shown = respond(image, diameter) * np.sign(response)
-        hit = inside & (np.abs(response) >= limit) & (shown >= limit) & (likeness(error, response, diameter) >= ALIKE)
-        found |= hit & (shown - np.abs(response) < 0.5 * shown)
-        loudest = max(loudest, float((np.abs(response) / limit)[inside].max(initial=0)))
-    return {"blobs": int(ndimage.label(found, np.ones((3, 3, 3)))[1]), "largest_over_limit": loudest}
+        hit = inside & (np.abs(response) >= limit) & (shown >= limit) & (shown < 2 * np.abs(response))
+        shapeless |= hit
+        alike |= hit & (likeness(error, response, diameter) >= ALIKE)
+    return shapeless, alike
 
 
+@lru_cache(maxsize=64)
 def smallest(diameter: int, sigma: float, acquisition: Acquisition | None) -> float:
     """Height of the faintest sphere of a diameter that is detectable, wherever it lies between coarse voxels."""
     if acquisition is None:
@@ -336,10 +368,10 @@ def smallest(diameter: int, sigma: float, acquisition: Acquisition | None) -> fl
     room = [(axis.fine - 2 * REACH - 1) // 2 for axis in local]
     worst = math.inf
     for shift in itertools.product(*(range(max(1, round(axis.factor))) for axis in local)):
-        profile = np.zeros([axis.fine for axis in local], np.float32)
+        added = np.zeros([axis.fine for axis in local], np.float32)
         starts = [free + step for free, step in zip(room, shift, strict=True)]
-        profile[tuple(slice(start, start + 2 * REACH + 1) for start in starts)] = sphere(diameter)
-        worst = min(worst, d_prime(profile, sigma, Acquisition(local)))
+        added[tuple(slice(start, start + 2 * REACH + 1) for start in starts)] = sphere(diameter)
+        worst = min(worst, d_prime(added, sigma, Acquisition(local)))
     return DETECTABLE / max(worst, 1e-12)
 
 
@@ -442,13 +474,16 @@ def grid_table(rows: Sequence[Row], setting: str) -> str:
 
 
 def false_table(rows: Sequence[Row]) -> str:
-    """Blobs in all volumes, images by settings."""
-    settings = [setting.name for setting in SETTINGS if of(rows, setting.name)]
+    """Blobs in all volumes, and what the same search finds of what is there, images by settings."""
     body = []
-    for kind in (BEFORE, MEAN, SAMPLE):
-        cells = [sum(row["blobs"] for row in of(rows, setting) if row["image"] == kind) for setting in settings]
-        body.append([kind, *cells])
-    return report.table(["false lesions", *settings], body)
+    for setting, kind in itertools.product(SETTINGS, (BEFORE, MEAN, SAMPLE)):
+        mine = [row for row in of(rows, setting.name) if row["image"] == kind]
+        if mine:
+            blobs, shapeless, planted, found = (
+                sum(row[key] for row in mine) for key in ("blobs", "any_shape", "planted", "found")
+            )
+            body.append([f"{setting.name}, {kind}", blobs, shapeless, f"{found} of {planted}"])
+    return report.table(["", "false lesions", "blobs of any shape", "planted lesions that the search finds"], body)
 
 
 def document(result: dict[str, Any], listing: str) -> str:
@@ -457,7 +492,7 @@ def document(result: dict[str, Any], listing: str) -> str:
     judged = (
         f"{result['data']}; pipeline {where['pipeline']} {where['version']}, samples in {result['steps']} steps."
         f" Spheres of {', '.join(map(str, DIAMETERS))} voxels and ± {', '.join(f'{100 * c:g}' for c in CONTRASTS)} % of"
-        " the tissue around them, in calm tissue. Contrast: response of the sphere's matched filter to the difference of"
+        " the tissue around, in calm tissue. Contrast: response of the sphere's matched filter to the difference of"
         " two runs, with and without lesions, with the same noise; noise: standard deviation of the errors around."
         f" Coarse scans are compared as the cubic spline shows them. Detectable: d' of at least {DETECTABLE:g} for the"
         " ideal observer of the degraded scan, who knows lesion and tissue; its noise is what was added and what the"
@@ -466,7 +501,8 @@ def document(result: dict[str, Any], listing: str) -> str:
     false = (
         "On the same volumes without lesions: blobs whose error responds like a detectable lesion of at least"
         f" {100 * CONTRASTS[0]:g} %, correlates with a sphere by at least {ALIKE}, and shows in the image while the"
-        " truth shows less than half of it."
+        " truth shows less than half of it. The same search on the volumes with lesions tells how sharp its eye is. Of"
+        " any shape: without the correlation; noise and interpolation make many of them."
     )
     parts = [
         "# Lesions",
