@@ -171,6 +171,7 @@ def restore(
 
     turned = _turned(options, grid)
     posed = posing.pose(task, unit, _voxels(volume, grid), level, gap, turned, engine.network.spatial_dims)
+    record["warnings"] += _beyond(posed, engine)
     denoise = engine.denoiser(posed.problem, _Counter(progress, options))
     residual, log_variance = sampler.posterior_mean(denoise)
     drawn = [_draw(denoise, residual, posed, options, index) for index in range(options.samples)]
@@ -267,6 +268,16 @@ def _range(
     if not options.force:
         raise ScanError(f"{found.refusal} Use another pipeline, or --force to restore it all the same.")
     return replace(found, warnings=(*found.warnings, found.refusal))
+
+
+def _beyond(posed: posing.Posed, engine: Engine) -> list[str]:
+    """A warning where voxels become finer than the network was trained to make them."""
+    if posed.acquisition is None or "factor" not in engine.trained_on:
+        return []
+    asked, trained = max(axis.factor for axis in posed.acquisition.axes), float(engine.trained_on["factor"][1])
+    if asked <= trained:
+        return []
+    return [f"A factor of {asked:.3g} is more than this pipeline was trained for ({trained:g})."]
 
 
 def _untouched(

@@ -89,12 +89,12 @@ class Posed:
         return result
 
     def image(self, residual: Tensor, strength: float) -> Image:
-        """The restored array of a residual, normalised.
+        """The restored array of a residual that explains the measurement, normalised.
 
         With ``strength`` below 1 it is mixed with the base, if there is no whole scan on its grid to mix it with; both
         explain the measurement, so the mixture does.
         """
-        restored = self.problem.image(residual)
+        restored = self.problem.settled(residual)
         if strength < 1 and not self._is_scan:
             restored = torch.lerp(self.problem.image(torch.zeros_like(residual)), restored, strength)
         return self.whole(self.array(restored), self.unit)

@@ -112,6 +112,10 @@ class Problem:
             return residual
         return self.residual(self.image(residual))
 
+    def settled(self, residual: Tensor) -> Tensor:
+        """The image of a residual that ``consistent`` gave: soft data are not asked a second time."""
+        return self.image(residual) if self.damping == 0 else torch.addcmul(self.base, self.scale, residual)
+
     def confine(self, state: Tensor) -> Tensor:
         """A diffused state without what lies outside of ``support``, where there is nothing to find."""
         return state if self.support is None else state * self.support

@@ -103,4 +103,4 @@ def kept(task: Task, volumes: Sequence[Made]) -> list[str]:
     if task != "denoise" and high <= 0:
         return ["measured data kept exactly"]
     noise = f"noise {low:.3g} percent" if high - low < 0.05 else f"noise {low:.3g} to {high:.3g} percent"
-    return [noise if task == "denoise" else f"measured data kept within {noise}"]
+    return [{"denoise": noise, "superres": f"measured data kept within {noise}", "inpaint": f"{noise} around"}[task]]

@@ -105,6 +105,7 @@ def _metadata(
                 "pack_sha256": pack.digest(data),
                 "noise_percent": [round(100 * bound, 6) for bound in recipe["data"]["sigma"]],
                 "spacing_mm": [min(min(e.spacing) for e in entries), max(max(e.spacing) for e in entries)],
+                "factor": list(recipe["data"]["factor"]),
                 "iterations": state["iteration"],
                 "seconds": round(state["seconds"]),
                 "device": state["rows"][-1]["device"],
