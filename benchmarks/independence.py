@@ -150,7 +150,7 @@ def probe(name: str, clean: Image, percent: float) -> Probe:
 def restore(engine: Engine, each: Probe) -> Image:
     """The posterior mean, normalised intensity."""
     residual, _ = sampler.posterior_mean(engine.denoiser(each.problem, None))
-    return each.problem.image(residual[None])[0].numpy()
+    return each.problem.image(residual)[0].numpy()
 
 
 class Backwards(tiles.Tiling):
