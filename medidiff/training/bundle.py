@@ -20,6 +20,12 @@ from medidiff.training.checkpoint import STATE
 WEIGHTS = Path("models/model.safetensors")
 LOG = Path("docs/training_log.csv")
 CARD = Path("docs/README.md")
+_METHODS = {
+    "noisy": "noisy",
+    "nlm": "non-local means (DIPY's default)",
+    "base": "classical base",
+    "network": "network",
+}
 
 
 def make(run: Path, data: Path, bundle: Path, *, version: str, description: str, halo: int) -> None:
@@ -134,14 +140,14 @@ def _setting(name: str) -> str:
 
 
 def _table(row: dict[str, Any]) -> str:
-    """The figures of a row of the training log, a line a setting."""
-    methods = ("noisy", "nlm", "base", "network")
+    """The figures of a row of the training log as a table: a line a setting, a column a method that has figures."""
     settings = [key.removesuffix("_network") for key in row if key.endswith("_network")]
-    cells = {name: [row.get(f"{name}_{method}") for method in methods] for name in settings}
-    return "\n".join(
-        f"| {_setting(name)} | " + " | ".join("" if value is None else f"{value:.2f}" for value in values) + " |"
-        for name, values in cells.items()
-    )
+    methods = {key: name for key, name in _METHODS.items() if any(f"{setting}_{key}" in row for setting in settings)}
+    lines = [["setting", *methods.values()], ["---"] * (1 + len(methods))]
+    for setting in settings:
+        values = [row.get(f"{setting}_{key}") for key in methods]
+        lines.append([_setting(setting), *("" if value is None else f"{value:.2f}" for value in values)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
@@ -175,8 +181,6 @@ subjects are in no training volume; over the foreground (above 10/255 of the pea
 pass; noise is Rician and its strength known. The references are real scans with noise of their own, which caps all
 figures. The base is what the result would be without the network.
 
-| setting | noisy | non-local means (DIPY's default) | classical base | network |
-|---|---|---|---|---|
 {_table(row)}
 
 **Known failures.** Motion, metal and folding are not noise and stay. Noise that interpolation or filtering has made
