@@ -186,7 +186,9 @@ def restore(
 
     mean, *samples = (image(r) for r in (residual, *drawn))
     interval = engine.calibration.interval(task, _difficulty(task, posed, percent))
-    predicted = posed.deviation(log_variance) * np.float32(options.strength * scaling.scale)
+    # a denoised image mixed with the scan follows the network less; a base in its place is no surer than the network
+    followed = options.strength if task == "denoise" else 1.0
+    predicted = posed.deviation(log_variance) * np.float32(followed * scaling.scale)
     spread = uncertainty.combine(predicted, samples, interval, scaling.scale)
     share = posed.supplied(options.strength)
     checks, verdicts = _judged(
