@@ -83,8 +83,8 @@ def measure(case: Case, seed: int, pipelines: dict[str, Pipeline]) -> list[Row]:
     rows = []
     for task, levels in LEVELS.items():
         for level in levels:
-            trial = calibration.simulate(task, level, reference, generator)
-            if trial is not None:
+            trials = (calibration.simulate(task, level, reference, generator) for _ in range(calibration.TRIALS[task]))
+            for trial in filter(None, trials):
                 found = judge(trial, answer(trial, pipelines[task]))
                 rows.append({"volume": case.name, "subject": case.subject, "task": task, "level": level, **found})
     return rows

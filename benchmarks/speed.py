@@ -43,7 +43,7 @@ Run = Callable[[cases.Image], Stages]
 STAGES = {
     "intensity": ("intensity", "normalise"),
     "noise estimate": ("noise", "estimate"),
-    "classical base": ("Denoise", "pose"),
+    "classical base": ("posing", "pose"),
     "network": ("sampler", "posterior_mean"),
     "checks": ("consistency", "check"),
 }

@@ -30,6 +30,7 @@ Image = NDArray[np.float32]
 # noise in percent; voxels out per voxel in (2, 4, 6 through-plane, 8 = 2 x 2 x 2; of images 2, 4 = 2 x 2); inpainting
 # knows no levels
 LEVELS: dict[str, tuple[float, ...]] = {"denoise": (3, 9, 15), "superres": (2, 4, 6, 8), "inpaint": (1,)}
+TRIALS = {"denoise": 1, "superres": 1, "inpaint": 4}  # of each volume: a single hole says little
 COVERAGE = 0.9
 _ISOTROPIC = 1.5  # spacing over the finest: references whose slices are not thick already
 _CUBE, _SQUARE = 8.0, 4.0  # levels of halving along all axes, of a volume and of an image
@@ -101,6 +102,7 @@ class Collected:
     """Scores of one task and level, with the subjects that gave them."""
 
     scores: list[Scores] = field(default_factory=list)
+    volumes: int = 0
     subjects: set[str] = field(default_factory=set)
 
 
@@ -196,10 +198,12 @@ def calibrate(
     for number, reference in enumerate(references):
         generator = torch.Generator().manual_seed(seed + number)
         for (task, level), collected in found.items():
-            trial = simulate(task, level, reference, generator)
-            if trial is None:
+            trials = [simulate(task, level, reference, generator) for _ in range(TRIALS[task])]
+            scores = [score(trial, *restore(trial)) for trial in trials if trial is not None]
+            if not scores:
                 continue
-            collected.scores.append(score(trial, *restore(trial)))
+            collected.scores += scores
+            collected.volumes += 1
             collected.subjects |= {reference.subject} - {""}
             if progress:
                 progress(f"volume {number + 1}: {task} {level:g}")
@@ -221,7 +225,7 @@ def _row(collected: Collected) -> dict[str, Any]:
     return {
         "quantile90": round(quantile([one.ratios for one in scores]) / scale, 4),
         "scale": round(scale, 4),
-        "volumes": len(scores),
+        "volumes": collected.volumes,
         "subjects": sorted(collected.subjects),
     }
 
