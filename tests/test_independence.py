@@ -24,7 +24,7 @@ IMAGES = {
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     try:
-        pipeline = pipelines.load(compute=ComputeOptions(device="cpu"))
+        pipeline = pipelines.load("mr", compute=ComputeOptions(device="cpu"))
     except PipelineError as error:
         pytest.skip(f"needs an installed pipeline: {error}")
     return independence.engine_of(pipeline)
