@@ -83,18 +83,19 @@ def choose(volume: Volume, among: Sequence[PipelineInfo]) -> PipelineInfo:
 
     A 2-D image (one voxel along its last axis) goes to a pipeline for images, if there is one, better to one that was
     trained on its modality; a volume goes to a pipeline that was trained on its modality, better to one for volumes.
-    Among equals the first is taken.
+    A series that lacks slices goes to a pipeline for volumes: one for images cannot fill them. Among equals the first
+    is taken.
 
     Args:
         volume: the scan.
         among: one pipeline or more, as ``candidates`` gives them.
     """
-    planar = volume.array.shape[2] == 1
+    planar, gaps = volume.array.shape[2] == 1, volume.missing is not None
 
     def suits(info: PipelineInfo) -> tuple[bool, bool]:
         dims = info.spatial_dims == (2 if planar else 3)
         trained = not info.modalities or volume.modality in info.modalities
-        return (dims, trained) if planar else (trained, dims)
+        return (dims, trained) if planar or gaps else (trained, dims)
 
     return max(among, key=suits)
 

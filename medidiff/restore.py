@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -261,10 +261,16 @@ def _range(
     Raises:
         ScanError: it is too far away, and the user did not insist.
     """
-    # thick slices are what super-resolution is for
-    spacing = (min(grid.spacing),) * 3 if task == "superres" else grid.spacing
+    spacing: Sequence[float] = grid.spacing
+    trained = dict(engine.trained_on)
+    if engine.network.spatial_dims == 2:  # images of any magnification: the shape of a pixel counts, not its size
+        trained.pop("spacing_mm", None)
+        across = posing.stack_axis(unit.shape, _voxels(volume, grid))
+        spacing = [size for axis, size in enumerate(spacing) if axis != across]
+    if task == "superres":  # thick slices are what it is for
+        spacing = (min(spacing),) * len(spacing)
     known = percent if percent > 0 else None
-    found = guard.range_check(unit, spacing, volume.modality, known, engine.trained_on, engine.modalities)
+    found = guard.range_check(unit, spacing, volume.modality, known, trained, engine.modalities)
     if found.refusal is None:
         return found
     if not options.force:

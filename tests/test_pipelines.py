@@ -264,6 +264,15 @@ def test_choice_fits_the_scan(modality, depth, among, expected):
     assert pipelines.choose(scan, among).name == expected
 
 
+def test_series_that_lacks_slices_goes_to_a_pipeline_for_volumes():
+    array = np.zeros((4, 5, 9), np.float32)
+    gap = np.zeros(array.shape, bool)
+    gap[:, :, 4] = True
+    scan = Volume(array, np.eye(4), "XR", missing=gap)
+    assert pipelines.choose(scan, SHIPPED).name == "mr"
+    assert pipelines.choose(replace(scan, missing=None), SHIPPED).name == "image2d"
+
+
 def test_auto_sends_each_scan_to_its_pipeline(home, volume):
     make_bundle(home / "image2d", PLANAR, modalities=["XR"])
     make_bundle(home / "mr")

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from medidiff.config import RestoreOptions
 from medidiff.errors import ScanError, UsageError
 from medidiff.physics import holes, intensity, resolution
 from medidiff.physics.operators import Acquisition, Axis
-from medidiff.restore import Restoration
+from medidiff.restore import Restoration, restore
 from medidiff.scans.volume import Volume
-from tests.fake_networks import Constant, Local, Wild, ball, magnitude, run
+from tests.fake_networks import Constant, Local, Wild, ball, engine, magnitude, run
 
 THICK = np.diag([1.0, 1.2, 4.0, 1.0])
 
@@ -454,3 +455,13 @@ def test_supplied_share_is_what_the_scanner_did_not_see():
     expected = 1 - acquisition.known(torch.zeros(1, 21, 18, 44))[0].expand(21, 18, 44)
     np.testing.assert_allclose(result.supplied, expected, atol=1e-6)
     assert float(result.supplied.mean()) == pytest.approx(0.75, abs=0.02)
+
+
+def test_images_of_any_magnification():
+    trained = {"spacing_mm": [0.5, 2.0], "anisotropy": [1.0, 3.0]}
+    micrograph = scan((24, 20, 3), np.diag([0.001, 0.001, 0.02, 1.0]))
+    options = RestoreOptions(noise=5.0)
+    planar = replace(engine(Constant(spatial_dims=2)), trained_on=trained)
+    assert not [text for text in restore(micrograph, planar, options).record["warnings"] if "voxel" in text]
+    with pytest.raises(ScanError, match="voxels measure"):
+        restore(micrograph, replace(engine(Constant()), trained_on=trained), options)

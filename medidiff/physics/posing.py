@@ -160,7 +160,7 @@ def pose(
         raise UsageError("Denoising takes no mask.")
     if hole is not None and (not hole.any() or hole.all()):
         raise ScanError(f"The mask selects {'the whole scan' if hole.any() else 'no voxel'}; nothing can be restored.")
-    planes = None if spatial_dims == 3 else _slices(unit.shape, voxels)
+    planes = None if spatial_dims == 3 else stack_axis(unit.shape, voxels)
     if planes is not None and hole is not None and hole.all(axis=tuple(_in_plane(range(3), planes))).any():
         raise ScanError("The mask covers whole slices, which a pipeline for 2-D images cannot fill; choose a 3-D one.")
     if task == "superres":
@@ -226,7 +226,7 @@ def _in_plane(values: Sequence[Value], planes: int | None) -> list[Value]:
     return [value for axis, value in enumerate(values) if axis != planes]
 
 
-def _slices(shape: Sequence[int], voxels: Voxels) -> int:
+def stack_axis(shape: Sequence[int], voxels: Voxels) -> int:
     """The axis along which a scan is a stack of planes: of one voxel, else as acquired, else as stored."""
     single = [axis for axis, size in enumerate(shape) if size == 1]
     return single[0] if single else voxels.stack if voxels.slice_axis is None else voxels.slice_axis
