@@ -62,18 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(line(row), flush=True)
     if not rows:
         raise SystemExit("No volume is fit for any of the tasks.")
-    result = {
-        "environment": report.environment(pipelines["denoise"], threads),
-        "data": volumes.describe(options, choice),
-        "volumes": choice.listing,
-        "seed": options.seed,
-        "seconds": round(time.perf_counter() - begin),
-        "verdicts": [vars(v) for v in verdicts(rows)],
-        "rows": rows,
-    }
-    text = document(result, str(choice))
-    print("\n" + text)
-    report.write("coverage", result, text, options.results)
+    volumes.publish(
+        "coverage",
+        options,
+        choice,
+        pipelines["denoise"],
+        threads=threads,
+        seconds=time.perf_counter() - begin,
+        verdicts=verdicts(rows),
+        document=document,
+        rows=rows,
+    )
 
 
 def measure(case: Case, seed: int, pipelines: dict[str, Pipeline]) -> list[Row]:

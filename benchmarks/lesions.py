@@ -121,20 +121,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{case.name[:24]:24} {setting.name:18} {len(found)} lesions", flush=True)
     if not lesions:
         raise SystemExit("No volume has room for lesions.")
-    result = {
-        "environment": report.environment(pipelines["denoise"], threads),
-        "data": volumes.describe(options, choice),
-        "volumes": choice.listing,
-        "seed": options.seed,
-        "steps": options.steps,
-        "seconds": round(time.perf_counter() - begin),
-        "verdicts": [vars(v) for v in verdicts(lesions, blobs)],
-        "lesions": lesions,
-        "false_lesions": blobs,
-    }
-    text = document(result, str(choice))
-    print("\n" + text)
-    report.write("lesions", result, text, options.results)
+    volumes.publish(
+        "lesions",
+        options,
+        choice,
+        pipelines["denoise"],
+        threads=threads,
+        seconds=time.perf_counter() - begin,
+        verdicts=verdicts(lesions, blobs),
+        document=document,
+        steps=options.steps,
+        lesions=lesions,
+        false_lesions=blobs,
+    )
 
 
 def measure(

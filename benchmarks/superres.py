@@ -120,18 +120,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(line(rows[-1]), flush=True)
     if not rows:
         raise SystemExit("No volume is large enough.")
-    result = {
-        "environment": report.environment(pipeline, threads),
-        "data": volumes.describe(options, choice),
-        "volumes": choice.listing,
-        "seed": options.seed,
-        "seconds": round(time.perf_counter() - begin),
-        "verdicts": [vars(v) for v in verdicts(rows)],
-        "rows": rows,
-    }
-    text = document(result, str(choice))
-    print("\n" + text)
-    report.write("superres", result, text, options.results)
+    volumes.publish(
+        "superres",
+        options,
+        choice,
+        pipeline,
+        threads=threads,
+        seconds=time.perf_counter() - begin,
+        verdicts=verdicts(rows),
+        document=document,
+        rows=rows,
+    )
 
 
 def pose(case: Case, setting: Setting) -> Posed | None:

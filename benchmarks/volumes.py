@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -17,13 +17,14 @@ from torch import Tensor
 from benchmarks import cases, report
 from benchmarks.cases import Case, Image
 from benchmarks.independence import engine_of
+from benchmarks.report import Verdict
 from medidiff import pipelines
 from medidiff.config import ComputeOptions, Task
 from medidiff.diffusion.network import Backbone
 from medidiff.pipelines import Pipeline
 from medidiff.scans.volume import Volume
+from medidiff.training.validation import ISOTROPIC
 
-ISOTROPIC = 1.5  # largest over smallest voxel edge, below which a volume's own resolution can judge fine detail
 SMALLEST = 16  # voxels along the shortest axis
 
 
@@ -150,6 +151,33 @@ def classical(pipeline: Pipeline) -> Pipeline:
 def volume_of(case: Case, unit: Image, spacing: tuple[float, ...] | None = None, **known: Any) -> Volume:
     """A normalised image as a scan in the units of the case's file."""
     return Volume(case.scaling.undo(unit), np.diag([*(spacing or case.spacing), 1.0]), "MR", **known)
+
+
+def publish(
+    name: str,
+    options: argparse.Namespace,
+    choice: Choice,
+    pipeline: Pipeline,
+    *,
+    threads: int,
+    seconds: float,
+    verdicts: Iterable[Verdict],
+    document: Callable[[dict[str, Any], str], str],
+    **found: Any,
+) -> None:
+    """Print a benchmark's report and store it with its figures, ``found``, under ``name``."""
+    result = {
+        "environment": report.environment(pipeline, threads),
+        "data": describe(options, choice),
+        "volumes": choice.listing,
+        "seed": options.seed,
+        "seconds": round(seconds),
+        "verdicts": [vars(verdict) for verdict in verdicts],
+        **found,
+    }
+    text = document(result, str(choice))
+    print("\n" + text)
+    report.write(name, result, text, options.results)
 
 
 def made_with(result: dict[str, Any]) -> str:

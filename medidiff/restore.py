@@ -338,7 +338,7 @@ def _judged(
 
     ``scan`` and ``mean`` are each given in the scan's units and normalised.
     """
-    sigma = np.asarray(level.sigma if level.map is None else level.map, np.float32)
+    sigma = level.local
     if task == "superres":
         again = posed.measured_again(mean[1])
         figures = consistency.reproduced(posed.data(), again, sigma, measured)

@@ -57,6 +57,11 @@ class NoiseEstimate:
     correlation: float
     source: Literal["estimated", "given"]
 
+    @property
+    def local(self) -> NDArray[np.float32]:
+        """Sigma at every voxel: the map, or a single figure that broadcasts."""
+        return np.asarray(self.sigma if self.map is None else self.map, np.float32)
+
 
 def law_of(values: NDArray[np.float32], modality: str) -> Law:
     """Magnitude images (MR without negative values) are Rician; CT, PET and signed images are treated as Gaussian."""

@@ -107,6 +107,13 @@ def right_inverse(axis: Axis) -> Matrix:
     return np.asarray(R)
 
 
+@lru_cache(maxsize=512)
+def _spectrum(axis: Axis) -> tuple[Matrix, Matrix]:
+    """Eigenvalues and eigenvectors of ``A C A^T`` along one axis."""
+    values, vectors = np.linalg.eigh(_inner(axis)[1])
+    return values, vectors
+
+
 @dataclass(frozen=True)
 class Acquisition:
     """``A``: every axis measured as ``axes`` says; images have shape (B, *spatial)."""
@@ -169,7 +176,7 @@ class Acquisition:
 
     def _damp(self, missing: Tensor, damping: float) -> Tensor:
         """``(A C A^T) (A C A^T + damping I)^-1`` in the basis in which it is diagonal."""
-        spectra = [np.linalg.eigh(_inner(axis)[1]) for axis in self.axes]
+        spectra = [_spectrum(axis) for axis in self.axes]
         power = torch.ones((1, *self.coarse), dtype=missing.dtype, device=missing.device)
         for index, (values, _) in enumerate(spectra):
             shape = [1] * power.ndim

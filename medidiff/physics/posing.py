@@ -212,7 +212,7 @@ def _superresolve(
 
 def _sigma(level: NoiseEstimate, shape: tuple[int, ...]) -> Image:
     """The noise of every voxel."""
-    return np.broadcast_to(np.asarray(level.sigma if level.map is None else level.map, np.float32), shape)
+    return np.broadcast_to(level.local, shape)
 
 
 def _batch(array: NDArray[Any], planes: int | None) -> Tensor:

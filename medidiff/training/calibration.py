@@ -23,7 +23,7 @@ from medidiff.physics import degradations
 from medidiff.physics.operators import Acquisition, Axis, Profile
 from medidiff.physics.statistics import LARGEST, statistics
 from medidiff.training.pack import Pack
-from medidiff.training.validation import HOLE_RADIUS, foreground, noisy_version
+from medidiff.training.validation import HOLE_RADIUS, ISOTROPIC, foreground, noisy_version
 
 Image = NDArray[np.float32]
 
@@ -32,7 +32,6 @@ Image = NDArray[np.float32]
 LEVELS: dict[str, tuple[float, ...]] = {"denoise": (3, 9, 15), "superres": (2, 4, 6, 8), "inpaint": (1,)}
 TRIALS = {"denoise": 1, "superres": 1, "inpaint": 4}  # of each volume: a single hole says little
 COVERAGE = 0.9
-_ISOTROPIC = 1.5  # spacing over the finest: references whose slices are not thick already
 _CUBE, _SQUARE = 8.0, 4.0  # levels of halving along all axes, of a volume and of an image
 _FEWEST = 256  # voxels that a quantile is worth computing from
 _ENOUGH = 50_000  # voxels of a volume that a quantile needs
@@ -131,7 +130,7 @@ def _superres(level: float, reference: Reference, _: torch.Generator) -> Trial |
     """Thick slices along one axis, or a k-space of half the size along all."""
     planar = reference.clean.shape[2] == 1
     edges = reference.spacing[:2] if planar else reference.spacing
-    if max(edges) > _ISOTROPIC * min(edges):
+    if max(edges) > ISOTROPIC * min(edges):
         return None
     factor = _factor(level, planar=planar)
     if factor is None or any(n < 8 * f for n, f in zip(reference.clean.shape, factor, strict=True) if f > 1):

@@ -22,7 +22,7 @@ from medidiff.training.pack import Pack
 PERCENTAGES = (3, 9, 15)
 FOREGROUND = 10 / 255  # of the reference's maximum: the convention of the MRI denoising literature
 HOLE_RADIUS = (5.0, 11.0)  # voxels
-_ISOTROPIC = 1.5  # spacing over the finest: what super-resolution is judged on
+ISOTROPIC = 1.5  # spacing over the finest: what super-resolution is judged on
 _EDGE = {3: (64, 64, 64), 2: (128, 128)}
 _SLICES = 3
 
@@ -115,7 +115,7 @@ def cases(pack: Pack, device: torch.device, modalities: tuple[str, ...], spatial
         spacing = torch.tensor([entry.spacing[:spatial_dims]], device=device)
         for number, clean in enumerate(images):
             yield from _denoise(clean, spacing, entry.nlm if spatial_dims == 3 else {}, device)
-            if max(entry.spacing[:spatial_dims]) < _ISOTROPIC * min(entry.spacing[:spatial_dims]):
+            if max(entry.spacing[:spatial_dims]) < ISOTROPIC * min(entry.spacing[:spatial_dims]):
                 yield from _superresolve(_middle(clean, spatial_dims), spacing, device)
             yield from _inpaint(_middle(clean, spatial_dims), spacing, index + 100 * number, device)
 
