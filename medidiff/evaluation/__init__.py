@@ -1,0 +1,1 @@
+"""Metrics, reference-free quality, peers, statistics and the report."""
