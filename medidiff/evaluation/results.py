@@ -110,6 +110,8 @@ class EvaluatedCase:
         checks: the guard's figures.
         sidecar: the parsed sidecar, if there is one.
         failures: method -> why there is no result of it, in one sentence.
+        orientation: where each array axis leads, as in ``RAS`` or ``LPS``; empty when not known.
+        pattern: what ``--exclude`` takes to leave the scan out; empty when it is the name.
     """
 
     name: str
@@ -121,6 +123,8 @@ class EvaluatedCase:
     checks: Mapping[str, Any] = field(default_factory=dict)
     sidecar: Mapping[str, Any] | None = None
     failures: Mapping[str, str] = field(default_factory=dict)
+    orientation: str = ""
+    pattern: str = ""
 
 
 @dataclass(frozen=True)
