@@ -66,6 +66,11 @@ class Bundle:
         """SHA-256 that the weights file must have."""
         return str(self.settings["weights"]["sha256"])
 
+    @property
+    def settings_sha256(self) -> str:
+        """SHA-256 of medidiff's own section: halo, ranges and calibration shape a result as the weights do."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
     def verify(self) -> None:
         """Check the weights file against its hash.
 

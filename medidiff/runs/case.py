@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff import scans
+from medidiff import bundles, scans
 from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import CannotWrite, ScanError
@@ -33,8 +35,21 @@ if TYPE_CHECKING:
 Progress = Callable[[float], None]
 
 
-def restore_case(case: PlannedCase, config: RunConfig, restorer: Restorer, reporter: Reporter) -> None:
+def restore_case(
+    case: PlannedCase,
+    config: RunConfig,
+    restorer: Restorer,
+    reporter: Reporter,
+    labels: dict[str, str] | None = None,
+) -> None:
     """Read a scan, restore its volumes, write it and its sidecar; on any failure nothing half done stays.
+
+    Args:
+        case: the case.
+        config: the run's settings.
+        restorer: the pipeline, or the chooser among several.
+        reporter: hears of the progress.
+        labels: as an earlier sidecar holds them, to give a DICOM result the same UIDs and dates; new ones by default.
 
     Raises:
         ScanError: the scan or its mask cannot be read, or the scan cannot be restored.
@@ -53,13 +68,18 @@ def restore_case(case: PlannedCase, config: RunConfig, restorer: Restorer, repor
     pipeline = restorer.choose(max(scan.volumes, key=lambda volume: volume.array.size))
     restored = restore_volumes(scan, wanted, config, pipeline, partial(reporter.progress, case))
     times.append(time.perf_counter())
-    result = Result(case, config, scan, content, wanted, pipeline, restored)
+    result = Result(case, config, scan, content, wanted, pipeline, restored, labels or new_labels())
     for text in (*scan.notes, *write(result, times)):
         reporter.note(text)
     for text in result.warnings:
         reporter.warning(text)
     for text in unique((*wanted.notes, *(text for each in restored for text in each.verdicts))):
         reporter.warning(f"{case.ref.path}: {text}")
+
+
+def new_labels() -> dict[str, str]:
+    """What the UIDs and dates of a result are made from: with the same labels, the same run gives the same bytes."""
+    return {"uid_entropy": uuid.uuid4().hex, "datetime": datetime.now().astimezone().isoformat(timespec="seconds")}
 
 
 def refuse_irregular(scan: Scan, config: RunConfig) -> None:
@@ -113,6 +133,7 @@ class Result:
         holes: what was filled.
         pipeline: the one that restored it.
         volumes: one for each volume of the scan.
+        labels: what UIDs and dates are made from.
     """
 
     case: PlannedCase
@@ -122,6 +143,7 @@ class Result:
     holes: Holes
     pipeline: Pipeline
     volumes: Sequence[Restored]
+    labels: dict[str, str]
 
     @property
     def affines(self) -> list[NDArray[np.float64]] | None:
@@ -142,12 +164,18 @@ class Result:
     def who(self) -> dict[str, str]:
         """The pipeline as the sidecar names it."""
         pipeline = self.pipeline
-        return {"name": pipeline.name, "version": pipeline.version, "weights_sha256": pipeline.weights_sha256}
+        return {
+            "name": pipeline.name,
+            "version": pipeline.version,
+            "weights_sha256": pipeline.weights_sha256,
+            "settings_sha256": bundles.read(pipeline.path).settings_sha256,
+        }
 
     def derivation(self, *, sample: bool = False) -> Derivation:
         """The label of the image, or of the generated sample."""
         made = [each.made(volume) for each, volume in zip(self.volumes, self.scan.volumes, strict=True)]
-        return derive(self.config, self.who, made, __version__, sample=sample)
+        label = derive(self.config, self.who, made, __version__, sample=sample)
+        return replace(label, extra=self.labels)
 
 
 def write(result: Result, times: list[float]) -> tuple[str, ...]:
@@ -223,6 +251,7 @@ def describe(result: Result, written: Sequence[Path], notes: Sequence[str], time
         file=names.sidecar,
         restored=names.restored,
         notes=(*scan.notes, *notes, *result.warnings),
+        labels=result.labels,
         timings={step: end - begin for step, begin, end in steps},
     )
 

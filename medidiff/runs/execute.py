@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import CannotWrite, ExitCode, MedidiffError
-from medidiff.runs import failures, paths
+from medidiff.runs import failures, paths, settings
 from medidiff.runs.case import restore_case
 from medidiff.runs.plan import Plan, PlannedCase, make_plan
 from medidiff.runs.record import CaseResult, CaseStatus, RunRecord, RunStatus, refuse_foreign
@@ -64,7 +64,7 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
     if plan.run_file is not None:
         refuse_foreign(plan.run_file)
         outputs.remove_leftovers(plan.folder)
-    record = RunRecord(__version__, tuple(command), plan.run_file)
+    record = RunRecord(__version__, tuple(command), plan.run_file, settings.portable(config, plan.folder))
     failed: list[BaseException] = []
     try:
         record.write()

@@ -73,11 +73,13 @@ class RunRecord:
         version: medidiff's version.
         command: the command as the user gave it.
         file: where the record is kept, or ``None`` when the output is one named file and no record is written.
+        config: the run's settings, paths relative to its folder: ``--config run.json`` repeats the run.
     """
 
     version: str
     command: tuple[str, ...]
     file: Path | None
+    config: dict[str, Any] = field(default_factory=dict)
     started: str = field(default_factory=lambda: now())
     finished: str | None = None
     status: RunStatus = "running"
@@ -108,6 +110,7 @@ class RunRecord:
         return {
             "medidiff": self.version,
             "command": list(self.command),
+            "config": self.config,
             "started": self.started,
             "finished": self.finished,
             "status": self.status,

@@ -9,26 +9,32 @@ if TYPE_CHECKING:
     from medidiff.runs.record import CaseResult
 
 
-class Reporter(Protocol):
+class Reporter(Protocol):  # the bare returns are bodies: without one a method counts as abstract
     """Receives the events of a run, in this order: planned, then started, progress and finished for each case."""
 
     def planned(self, plan: Plan) -> None:
         """The cases are known; no work has been done yet."""
+        return
 
     def started(self, case: PlannedCase) -> None:
         """The work on a case begins."""
+        return
 
     def progress(self, case: PlannedCase, fraction: float) -> None:
         """The part of the case in hand that is done, from 0 to 1."""
+        return
 
     def finished(self, case: PlannedCase, result: CaseResult, error: BaseException | None) -> None:
         """A case is done, skipped or failed; ``error`` is the exception behind a failure."""
+        return
 
     def note(self, text: str) -> None:
         """One sentence on a case that the user may want to know."""
+        return
 
     def warning(self, text: str) -> None:
         """One sentence that the user must know; may come again for each case."""
+        return
 
 
 class Silent(Reporter):

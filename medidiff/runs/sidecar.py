@@ -1,6 +1,7 @@
 """The sidecar: one JSON file beside each result that tells from which bytes, by what and how it was made.
 
 It holds no patient data, and no absolute path: files are named relative to the sidecar, or to the scan's own folder.
+It holds all that is needed to make the result again, byte for byte, and a seal over each of its sections.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from medidiff._version import __version__
 from medidiff.config import RestoreOptions, RunConfig
-from medidiff.runs import environment
+from medidiff.runs import environment, seal, settings
 from medidiff.runs.outcome import Restored
 from medidiff.runs.paths import discreet, location, relative
 from medidiff.runs.record import now
@@ -38,6 +39,7 @@ def build(
     file: Path,
     restored: Path,
     notes: Sequence[str],
+    labels: dict[str, str],
     timings: dict[str, float],
 ) -> dict[str, Any]:
     """Everything that is known about a result.
@@ -47,12 +49,13 @@ def build(
         scan: the case as it was read.
         content_sha256: the hash of the case's bytes.
         mask: what was filled, or ``None``.
-        pipeline: ``name``, ``version`` and ``weights_sha256`` of the one that was used.
+        pipeline: ``name``, ``version``, ``weights_sha256`` and ``settings_sha256`` of the one that was used.
         volumes: what ``describe_volume`` says of each volume.
         written: the files of the result.
         file: where the sidecar will lie.
         restored: the restored file, or the folder of a series.
         notes: one sentence each on what the user should know.
+        labels: what the UIDs and dates of a DICOM result were made from.
         timings: seconds spent on each step.
 
     Returns:
@@ -71,11 +74,15 @@ def build(
         "volumes": list(volumes),
         "outputs": [describe_file(path, relative(path, folder)) for path in sorted(written)],
         "notes": list(notes),
+        "code_sha256": environment.code_sha256(),
         "packages": environment.packages(),
         "platform": environment.machine(),
+        "compute": environment.compute(),
         "timings": {step: round(seconds, 3) for step, seconds in timings.items()},
     }
-    return dict(plain(tree))
+    if scan.ref.kind == "dicom":
+        tree["dicom"] = {**labels, "series_number": scan.ref.output_series_number}
+    return seal.sealed(dict(plain(tree)))
 
 
 def describe_input(ref: ScanRef, content_sha256: str, folder: Path) -> dict[str, Any]:
@@ -131,15 +138,13 @@ def interval(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def effective(config: RunConfig, ref: ScanRef, restored: Path, folder: Path) -> dict[str, Any]:
-    """The settings that repeat this case alone, with paths relative to the sidecar."""
-    tree: dict[str, Any] = config.model_dump(mode="json")
-    tree["inputs"] = [discreet(ref.path, folder)]
-    tree["mask"] = None if config.mask is None else discreet(config.mask, folder)
-    tree["uncertainty"] = config.maps
-    tree["output"] = relative(restored, folder)
-    if Path(config.pipeline).is_dir():
-        tree["pipeline"] = discreet(Path(config.pipeline), folder)
-    return tree
+    """The settings that repeat this case alone, with paths relative to the sidecar.
+
+    The output is the restored file, or the folder that holds the folder of a series.
+    """
+    output = restored if ref.kind == "nifti" else restored.parent
+    alone = config.model_copy(update={"inputs": (ref.path,), "output": output})
+    return settings.portable(alone, folder, discreet) | {"uncertainty": config.maps}
 
 
 def load(file: Path) -> dict[str, Any] | None:
@@ -198,8 +203,8 @@ def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
         return "the mask changed"
     if tree.get("pipeline", {}).get("weights_sha256") not in asked.weights:
         return "the pipeline changed"
-    settings = tree.get("config", {})
-    if settings.get("restore") != asked.options.model_dump(mode="json") or settings.get("uncertainty") != asked.maps:
+    before = tree.get("config", {})
+    if before.get("restore") != asked.options.model_dump(mode="json") or before.get("uncertainty") != asked.maps:
         return "the options changed"
     if not tree["outputs"]:
         return "the output is missing"

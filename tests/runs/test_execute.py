@@ -18,6 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from medidiff import bundles
 from medidiff._version import __version__
 from medidiff.config import RestoreOptions
 from medidiff.errors import CannotWrite, ExitCode, NoScanFound, OutOfMemory, PipelineError, ScanError, UsageError
@@ -61,7 +62,7 @@ def test_run_json_has_the_contracts_schema(go: Go, scan: Write, tmp_path: Path) 
     result = go(tmp_path / "in", output=out)
     tree = record(out)
     assert result.record.as_json() == tree
-    assert list(tree) == ["medidiff", "command", "started", "finished", "status", "cases"]
+    assert list(tree) == ["medidiff", "command", "config", "started", "finished", "status", "cases"]
     assert tree["medidiff"] == __version__
     assert tree["command"] == ["medidiff", "denoise"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", tree["started"])
@@ -82,7 +83,7 @@ def test_run_json_has_the_contracts_schema(go: Go, scan: Write, tmp_path: Path) 
     assert "\n" not in bad["reason"]
 
 
-def test_sidecar_tells_how_the_result_came_about(go: Go, scan: Write, tmp_path: Path) -> None:
+def test_sidecar_tells_how_the_result_came_about(go: Go, fake: ModuleType, scan: Write, tmp_path: Path) -> None:
     scan(tmp_path / "in" / "t1.nii.gz")
     go(tmp_path / "in", output=tmp_path / "out", restore=RestoreOptions(strength=0.5, seed=3))
     text = (tmp_path / "out" / "t1_denoised.json").read_text()
@@ -97,6 +98,7 @@ def test_sidecar_tells_how_the_result_came_about(go: Go, scan: Write, tmp_path: 
         "name": "fake",
         "version": "1.2.3",
         "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "settings_sha256": bundles.read(fake.home).settings_sha256,
     }
     assert tree["config"]["restore"] == RestoreOptions(strength=0.5, seed=3).model_dump()
     assert tree["config"]["uncertainty"] is False

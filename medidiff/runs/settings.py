@@ -1,0 +1,78 @@
+"""A run's settings as files hold them: all of `RunConfig`, with paths relative to the file, and back.
+
+``run.json`` and every sidecar hold them under ``config``; a TOML file of one's own holds them alone.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medidiff import bundles
+from medidiff.config import RunConfig
+from medidiff.errors import UsageError
+from medidiff.runs.paths import relative
+
+CONFIG = "config"
+
+
+def portable(config: RunConfig, folder: Path, name: Callable[[Path, Path], str] = relative) -> dict[str, Any]:
+    """The settings as plain values, for a file in ``folder``.
+
+    Args:
+        config: the settings.
+        folder: where the file will lie.
+        name: how the path of an input, a mask or a pipeline is named as seen from a folder.
+    """
+    tree: dict[str, Any] = config.model_dump(mode="json")
+    tree["inputs"] = [name(path, folder) for path in config.inputs]
+    tree["output"] = relative(config.output, folder)
+    tree["mask"] = None if config.mask is None else name(config.mask, folder)
+    if Path(config.pipeline).is_dir():
+        tree["pipeline"] = name(Path(config.pipeline), folder)
+    return tree
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The settings in a TOML file, a ``run.json`` or a sidecar, paths as seen from the working folder.
+
+    Whether they are complete and right is for `RunConfig` to say.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no settings.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        tree = tomllib.loads(text) if file.suffix.lower() == ".toml" else json.loads(text)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read ({error.strerror}); name a file of settings.") from error
+    except ValueError as error:  # of TOML, of JSON, or of the encoding
+        raise UsageError(f"{file} is neither TOML nor JSON ({one_line(error)}); correct it.") from error
+    if file.suffix.lower() != ".toml":
+        tree = tree.get(CONFIG) if isinstance(tree, dict) and "medidiff" in tree else None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{file} holds no settings of a run; give a TOML file, a run.json or a sidecar.")
+    return located(tree, file.parent)
+
+
+def located(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings out of a file in ``folder``, paths as seen from the working folder; what is no path stays as it is."""
+    found = dict(tree)
+    for key in ("output", "mask"):
+        if isinstance(tree.get(key), str):
+            found[key] = folder / tree[key]
+    inputs = tree.get("inputs")
+    if isinstance(inputs, list | tuple):
+        found["inputs"] = [folder / each if isinstance(each, str) else each for each in inputs]
+    pipeline = tree.get("pipeline")
+    if isinstance(pipeline, str) and (folder / pipeline / bundles.METADATA).is_file():
+        found["pipeline"] = str(folder / pipeline)
+    return found
+
+
+def one_line(error: ValueError) -> str:
+    """The text of an error on one line, without a full stop."""
+    return " ".join(str(error).split()).rstrip(".")

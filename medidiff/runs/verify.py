@@ -1,0 +1,230 @@
+"""Checks a result against its sidecar, makes it again, and says what changed.
+
+What a result was made from is compared by SHA-256 (`medidiff.runs.checks`). If all of it is as it was, the result is
+made again into a temporary folder. On the same platform and with the same software the bytes must be the same: UIDs and
+dates of DICOM files are made from what the sidecar holds. Elsewhere, and on GPUs, sums are rounded in another order, so
+there the images are compared voxel by voxel: they must lie at the same place, and no voxel may differ by more than
+`TOLERANCE` of the image's range, or by one step of numbers that are stored whole.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medidiff.errors import CannotWrite, NoScanFound, OutOfMemory, ScanError, UsageError
+from medidiff.runs import checks, failures, locate, sidecar
+from medidiff.runs.checks import Finding, Sources, Subject, counted
+from medidiff.runs.locate import Hints, Result
+from medidiff.runs.record import is_run_record
+from medidiff.runs.rerun import rerun
+from medidiff.scans.compare import Difference, difference
+
+TOLERANCE = 1e-3
+HARMLESS = ("code", "platform")  # they may change as long as the images stay
+APART = Difference(float("inf"), 0.0, 0.0, same_place=False)  # what cannot be compared
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found on one result.
+
+    Attributes:
+        sidecar: the file.
+        findings: in the order of the checks.
+        largest: how far the image lies apart that differs most from the one made again; ``None`` when none does.
+        units: of the image.
+    """
+
+    sidecar: Path
+    findings: tuple[Finding, ...]
+    largest: Difference | None = None
+    units: str = ""
+
+    @property
+    def culprits(self) -> tuple[Subject, ...]:
+        """What makes the verification fail."""
+        bad = tuple(dict.fromkeys(finding.subject for finding in self.findings if finding.bad))
+        return bad if "re-run" in bad else tuple(subject for subject in bad if subject not in HARMLESS)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the result is what its sidecar says."""
+        return not self.culprits
+
+    def as_json(self) -> dict[str, Any]:
+        """The verification as plain values."""
+        largest = self.largest
+        return {
+            "sidecar": str(self.sidecar),
+            "verified": self.verified,
+            "culprits": list(self.culprits),
+            "findings": [{"subject": each.subject, "state": each.state, "text": each.text} for each in self.findings],
+            "largest_difference": None
+            if largest is None or largest.largest == float("inf")
+            else {"value": largest.largest, "units": self.units, "share_of_range": largest.relative},
+        }
+
+
+def sidecars(path: Path) -> tuple[Path, ...]:
+    """The sidecar at a path, or those of the run in a folder.
+
+    Raises:
+        UsageError: there is nothing at the path, or it is no run's folder.
+        NoScanFound: the run made no result.
+    """
+    if not path.is_dir():
+        if not path.exists():
+            raise UsageError(f"{path} does not exist; name the JSON file beside a result, or a run's folder.")
+        return (path,)
+    record = sidecar.load(path / "run.json")
+    if record is None or not is_run_record(record):
+        raise UsageError(f"{path} holds no run.json; name the JSON file beside a result, or a run's folder.")
+    named = [case.get("outputs", {}).get("sidecar") for case in record["cases"]]
+    found = tuple(path / name for name in dict.fromkeys(named) if name)
+    if not found:
+        raise NoScanFound(f"The run in {path} made no result that could be verified.")
+    return found
+
+
+def verify(
+    file: Path,
+    hints: Hints | None = None,
+    *,
+    again: bool = True,
+    tolerance: float = TOLERANCE,
+    device: str | None = None,
+) -> Verification:
+    """Check one result.
+
+    Args:
+        file: its sidecar.
+        hints: where the input, the mask and the pipeline lie, if they were moved.
+        again: also make the result again, if all that it was made from is as it was.
+        tolerance: of an image's range, for results of another platform.
+        device: where to compute, if not as before.
+
+    Raises:
+        UsageError: the file is no sidecar, or the device does not exist.
+        PipelineError: the pipeline of the hints does not exist.
+        OutOfMemory: making it again does not fit the memory.
+        CannotWrite: there is no room to make it again.
+    """
+    if not file.exists():
+        return Verification(file, (Finding("record", "missing", "the sidecar is gone"),))
+    result = locate.result(file, hints or Hints())
+    sources = checks.find(result)
+    findings = tuple(checks.check(result, sources))
+    spoilt = dict.fromkeys(each.subject for each in findings if each.bad and each.subject not in (*HARMLESS, "output"))
+    if again and not spoilt:
+        return made_again(result, sources, findings, tolerance, device)
+    why = f"not made again, for the {' and the '.join(spoilt)} changed" if again else "not asked for"
+    return Verification(file, (*findings, Finding("re-run", "skipped", why)))
+
+
+def made_again(
+    result: Result, sources: Sources, findings: tuple[Finding, ...], tolerance: float, device: str | None
+) -> Verification:
+    """Make a result again and compare."""
+    assert sources.ref is not None
+    assert sources.bundle is not None
+    with tempfile.TemporaryDirectory(prefix="medidiff-verify-") as temporary:
+        folder = Path(temporary)
+        try:
+            args = (result.tree, result.file.stem, sources.ref, sources.mask, sources.bundle, folder, device)
+            fresh = rerun(*args)
+        except (UsageError, CannotWrite):
+            raise
+        except Exception as error:
+            known = failures.classified(error)
+            if isinstance(known, OutOfMemory | CannotWrite):
+                raise known from error
+            text = failures.sentence(error, sources.ref).rstrip(".")
+            return Verification(result.file, (*findings, Finding("re-run", "failed", text)))
+        findings = tuple(with_compute(each, result.tree, fresh) for each in findings)
+        exact = not any(each.bad and each.subject in HARMLESS for each in findings) and on_cpu(fresh)
+        found, largest = compared(result, fresh, folder, 0.0 if exact else tolerance)
+        findings = tuple(with_distance(each, result, folder) for each in findings)
+    units = str(result.tree["volumes"][0]["units"]) if result.tree.get("volumes") else ""
+    return Verification(result.file, (*findings, found), largest, units)
+
+
+def with_compute(finding: Finding, before: dict[str, Any], now: dict[str, Any]) -> Finding:
+    """The finding on the platform, with what is known only now: threads, instructions, device, number format."""
+    if finding.subject != "platform":
+        return finding
+    changes = checks.differing(computed(before), computed(now))
+    if not changes:
+        return finding
+    text = "; ".join([*([finding.text] if finding.bad else []), *changes])
+    return Finding("platform", "changed", text)
+
+
+def computed(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a result was computed with."""
+    record = tree["volumes"][0]["record"] if tree.get("volumes") else {}
+    return {**(tree.get("compute") or {}), "device": record.get("device"), "precision": record.get("precision")}
+
+
+def on_cpu(tree: dict[str, Any]) -> bool:
+    """Whether a result was computed on the CPU, where the same sums come in the same order."""
+    return computed(tree)["device"] in (None, "cpu")
+
+
+def compared(
+    result: Result, fresh: dict[str, Any], folder: Path, tolerance: float
+) -> tuple[Finding, Difference | None]:
+    """Compare the files that were made again with those that were recorded: by bytes, then by voxels.
+
+    Args:
+        result: the result.
+        fresh: the sidecar of the one made again.
+        folder: where it lies.
+        tolerance: of an image's range; 0 asks for the same bytes.
+    """
+    before = {str(entry["path"]): entry["sha256"] for entry in result.tree["outputs"]}
+    now = {str(entry["path"]): entry["sha256"] for entry in fresh["outputs"]}
+    if before.keys() != now.keys():
+        names = sorted(before.keys() ^ now.keys())
+        return Finding("re-run", "changed", f"only one of the two results holds {checks.joined(names)}"), None
+    other = [name for name in before if before[name] != now[name]]
+    if not other:
+        return Finding("re-run", "same", f"the same bytes came again, {counted(len(before), 'file')}"), None
+    distances = [distance(result.folder / name, folder / name) for name in other]
+    largest = max(distances, key=lambda each: (not each.same_place, each.relative))
+    text = f"{len(other)} of {counted(len(before), 'file')} came with other bytes; {said(largest)}"
+    if tolerance == 0:
+        return Finding("re-run", "changed", f"{text}, although software and platform are the same"), largest
+    if all(each.within(tolerance) for each in distances):
+        return Finding("re-run", "same", f"{text}, within the tolerance of {tolerance:g} of the range"), largest
+    return Finding("re-run", "changed", f"{text}, beyond the tolerance of {tolerance:g} of the range"), largest
+
+
+def with_distance(finding: Finding, result: Result, folder: Path) -> Finding:
+    """The finding on the output, with how far an altered file lies from the one made again."""
+    altered: Sequence[str] = checks.altered_outputs(result) if finding.subject == "output" and finding.bad else ()
+    there = [name for name in altered if (folder / name).is_file()]
+    if not there:
+        return finding
+    distances = [distance(folder / name, result.folder / name) for name in there]
+    return replace(finding, text=f"{finding.text}: {said(max(distances, key=lambda each: each.relative))}")
+
+
+def distance(first: Path, second: Path) -> Difference:
+    """How far two files lie apart; without end when they cannot be compared."""
+    try:
+        return difference(first, second)
+    except ScanError:
+        return APART
+
+
+def said(largest: Difference) -> str:
+    """A difference in words."""
+    if not largest.same_place:
+        return "they cannot be compared or lie at another place"
+    if largest.largest == 0:
+        return "all voxels and their places are the same"
+    return f"the largest difference of a voxel is {largest.largest:.3g}, {largest.relative:.2g} of the range"
