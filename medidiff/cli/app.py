@@ -26,6 +26,7 @@ COMMANDS = {
     "list": "list_pipelines",
     "info": "info",
     "doctor": "doctor",
+    "train": "train",
     "calibrate": "calibrate",
     "sample-data": "sample_data",
 }

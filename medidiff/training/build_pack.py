@@ -2,7 +2,7 @@
 
 The manifest is a CSV file with the columns ``file, modality, subject_id, weights_ok, split``. Training and
 calibration volumes are taken only where ``weights_ok`` is ``yes``; validation volumes only judge, so all of them may
-serve.
+serve. No subject may stand in two splits.
 """
 
 from __future__ import annotations
@@ -10,29 +10,67 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff.errors import UsageError
 from medidiff.physics import intensity, noise
+from medidiff.physics.fidelity import foreground_psnr
 from medidiff.scans import nifti
 from medidiff.scans.volume import ScanRef, Volume
 from medidiff.training.pack import LEVELS, Entry, Pack
-from medidiff.training.validation import PERCENTAGES, foreground_psnr, noisy_version
+from medidiff.training.validation import PERCENTAGES, noisy_version
 
 LARGEST_CROP = 3_000_000  # voxels of a training volume that are kept
 VALIDATION_CROP = (96, 96, 64)
 BODY = 0.05  # normalised intensity above which a voxel counts for the crop
 
 
-def build(manifest: Path, modalities: tuple[str, ...] = ("MR",)) -> Pack:
-    """Read, normalise and crop the volumes of ``manifest`` whose modality is among ``modalities`` (DICOM codes)."""
+COLUMNS = ("file", "modality", "subject_id", "weights_ok", "split")
+SPLITS = ("train", "calibration", "validation")
+
+
+def read_manifest(path: Path) -> list[dict[str, str]]:
+    """The rows of a manifest.
+
+    Raises:
+        UsageError: it cannot be read, lacks a column, knows another split, or has a subject in two splits.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as a table of volumes.") from error
+    missing = [column for column in COLUMNS if not rows or rows[0].get(column) is None]
+    if missing:
+        raise UsageError(f"{path} has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}.")
+    splits: dict[str, str] = {}
+    for line, row in enumerate(rows, start=2):
+        if row["split"] not in SPLITS:
+            raise UsageError(f"{path}, line {line}: a split is {', '.join(SPLITS)}, not {row['split']!r}.")
+        if splits.setdefault(row["subject_id"], row["split"]) != row["split"]:
+            raise UsageError(f"{path}, line {line}: this subject stands in two splits, so nothing could be judged.")
+    return rows
+
+
+def build(manifest: Path, modalities: tuple[str, ...] = ("MR",), progress: Callable[[str], None] | None = None) -> Pack:
+    """Read, normalise and crop the volumes of ``manifest`` whose modality is among ``modalities`` (DICOM codes).
+
+    Args:
+        manifest: the table.
+        modalities: what to take.
+        progress: told each volume, in words.
+
+    Raises:
+        UsageError: see ``read_manifest``.
+        ScanError: a volume cannot be read.
+    """
     entries, arrays = [], []
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
+    for row in read_manifest(manifest):
         judged = row["split"] == "validation"
         modality = dicom_code(row["modality"])
         if modality not in modalities or not (judged or row["weights_ok"] == "yes"):
@@ -41,10 +79,8 @@ def build(manifest: Path, modalities: tuple[str, ...] = ("MR",)) -> Pack:
             entry, array = _entry(row, volume, VALIDATION_CROP if judged else None)
             entries.append(entry)
             arrays.append(array)
-            print(
-                f"{entry.split:12}{entry.name:32}{array.shape!s:18} noise {entry.sigma:.2%}  {entry.nlm}",
-                file=sys.stderr,
-            )
+            if progress:
+                progress(f"{entry.split:12}{entry.name:32}{array.shape!s:18} noise {entry.sigma:.2%}  {entry.nlm}")
     return Pack(tuple(entries), tuple(arrays))
 
 
@@ -67,7 +103,7 @@ def _volumes(path: Path, modality: str) -> Iterator[Volume]:
 
 def _entry(row: dict[str, str], volume: Volume, crop: tuple[int, int, int] | None) -> tuple[Entry, NDArray[np.uint8]]:
     _, unit = intensity.normalise(volume.array, volume.modality)
-    sigma = noise.estimate(unit, noise.law_of(unit, volume.modality), with_map=False).sigma
+    sigma = noise.of_scan(unit, volume.modality, 2, with_map=False).sigma
     unit = unit[_box(unit, crop)]
     ceiling = float(np.percentile(unit, 99.99))
     levels = np.clip(np.rint(unit * (LEVELS / ceiling)), 0, LEVELS).astype(np.uint8)
@@ -114,7 +150,8 @@ def main() -> None:
     parser.add_argument("pack", type=Path)
     parser.add_argument("--modality", nargs="+", default=["MR"], help="DICOM codes to take (default: MR)")
     arguments = parser.parse_args()
-    build(arguments.manifest, tuple(arguments.modality)).save(arguments.pack)
+    told = partial(print, file=sys.stderr)
+    build(arguments.manifest, tuple(arguments.modality), told).save(arguments.pack)
 
 
 if __name__ == "__main__":

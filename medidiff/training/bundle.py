@@ -20,6 +20,7 @@ from medidiff.training.checkpoint import STATE
 WEIGHTS = Path("models/model.safetensors")
 LOG = Path("docs/training_log.csv")
 CARD = Path("docs/README.md")
+HALO = 24
 _METHODS = {
     "noisy": "noisy",
     "nlm": "non-local means (DIPY's default)",
@@ -28,7 +29,16 @@ _METHODS = {
 }
 
 
-def make(run: Path, data: Path, bundle: Path, *, version: str, description: str, halo: int) -> None:
+def make(
+    run: Path,
+    data: Path,
+    bundle: Path,
+    *,
+    version: str,
+    description: str = "",
+    halo: int = HALO,
+    licence: str = "Apache-2.0",
+) -> None:
     """Write weights, metadata, the configuration that MONAI runs, the training log and the model card.
 
     Args:
@@ -36,8 +46,9 @@ def make(run: Path, data: Path, bundle: Path, *, version: str, description: str,
         data: the pack that it was trained on.
         bundle: folder to write; its ``LICENSE`` is left as it is.
         version: of the bundle.
-        description: one sentence.
+        description: one sentence; by default what it does to what.
         halo: voxels of context that tiles need.
+        licence: of the weights.
     """
     state = json.loads((run / STATE).read_text(encoding="utf-8"))
     recipe, packed = state["recipe"], pack.load(data)
@@ -52,12 +63,14 @@ def make(run: Path, data: Path, bundle: Path, *, version: str, description: str,
         **recipe["network"],
     }
     digest = pack.digest(bundle / WEIGHTS)
+    description = description or _described(recipe)
     metadata = _metadata(version, description, network, halo, digest, state, entries, data)
+    metadata["medidiff"]["licence"] = licence
     trained = metadata["medidiff"]["trained_on"]
     trained |= calibration.trained_range(packed, trained["noise_percent"], tuple(recipe["modalities"]))
     _write(bundle / "configs/metadata.json", metadata)
     _write(bundle / "configs/inference.json", _inference())
-    (bundle / CARD).write_text(_card(bundle.name, metadata, state["rows"][-1]), encoding="utf-8")
+    (bundle / CARD).write_text(_card(recipe["name"], metadata, state["rows"][-1]), encoding="utf-8")
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:
@@ -101,7 +114,6 @@ def _metadata(
         "medidiff": {
             "tasks": tasks,
             "modalities": list(recipe["modalities"]),
-            "licence": "Apache-2.0",
             "network": network,
             "halo": halo,
             "weights": {"file": WEIGHTS.as_posix(), "sha256": digest},
@@ -119,6 +131,16 @@ def _metadata(
             },
         },
     }
+
+
+def _described(recipe: dict[str, Any]) -> str:
+    """One sentence on what a network trained by a recipe does."""
+    does = {"denoise": "denoises", "superres": "super-resolves", "inpaint": "inpaints"}
+    verbs = [does[task] for task in _tasks(recipe["data"])]
+    listed = f"{', '.join(verbs[:-1])} and {verbs[-1]}" if len(verbs) > 1 else verbs[0]
+    what = "3-D scans" if recipe["network"]["spatial_dims"] == 3 else "2-D images"
+    modalities = ", ".join(recipe["modalities"])
+    return f"{listed.capitalize()} {what} ({modalities}): posterior mean of a conditional diffusion model."
 
 
 def _tasks(data: dict[str, Any]) -> list[str]:
@@ -159,7 +181,7 @@ def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
     volumes = "\n".join(f"- {volume}" for volume in trained["volumes"])
     return f"""# {name} {metadata["version"]}
 
-{metadata["description"]} Weights: Apache-2.0.
+{metadata["description"]} Licence of the weights: {metadata["medidiff"]["licence"]}.
 
 **Intended use.** {metadata["intended_use"]}
 
@@ -227,11 +249,8 @@ def main() -> None:
     parser.add_argument("pack", type=Path)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--version", required=True)
-    parser.add_argument(
-        "--description",
-        default="Denoises, super-resolves and inpaints 3-D MR scans: posterior mean of a conditional diffusion model.",
-    )
-    parser.add_argument("--halo", type=int, default=24)
+    parser.add_argument("--description", default="", help="one sentence (default: what it does to what)")
+    parser.add_argument("--halo", type=int, default=HALO)
     arguments = parser.parse_args()
     make(
         arguments.run,

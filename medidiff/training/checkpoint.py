@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medidiff.training import pack
+
+METADATA = Path("configs/metadata.json")
 WEIGHTS, EMA, STATE = "weights.safetensors", "ema.safetensors", "state.json"
 
 
@@ -57,6 +60,23 @@ def restore(
     }
     optimiser.load_state_dict(saved)
     return state
+
+
+def shipped(bundle: Path) -> Path:
+    """The weights of a bundle's folder.
+
+    Raises:
+        ValueError: the folder is no bundle, or its weights are not those that it names.
+    """
+    try:
+        told = json.loads((bundle / METADATA).read_text(encoding="utf-8"))["medidiff"]["weights"]
+        weights = bundle / str(told["file"])
+        found = pack.digest(weights)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{bundle} is not the folder of a bundle") from error
+    if found != told["sha256"]:
+        raise ValueError(f"{weights} is damaged: its SHA-256 differs")
+    return weights
 
 
 def export_fp16(ema: nn.Module, path: Path) -> None:

@@ -17,9 +17,10 @@ class Data:
     estimate does; ``sigma_jitter`` is the log-error of the assumed sigma. ``superres``, ``inpaint`` and ``combined``
     leave the rest of the batches to denoising; ``through_plane`` is the share of super-resolution batches with one
     thick axis, the others have two or three; ``factor`` and ``in_plane_factor`` are the ranges; ``hole_radius`` is in
-    voxels.
+    voxels. ``source`` names the pack, or the manifest to make one of, from the recipe's folder.
     """
 
+    source: str = ""
     patches: tuple[tuple[float, int, int], ...] = ((0.6, 32, 8), (1.0, 48, 3))
     thin: float = 0.1
     sigma: tuple[float, float] = (0.005, 0.20)
@@ -66,8 +67,10 @@ class Recipe:
     optimiser: Optimiser = Optimiser()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as read from TOML."""
-        return asdict(self)
+        """Plain values, as read from TOML; of the data's source no more than its name, for others will read it."""
+        values = asdict(self)
+        values["data"]["source"] = Path(self.data.source).name
+        return values
 
 
 def _tuples(value: Any) -> Any:

@@ -1,17 +1,20 @@
 """Train a network: ``python -m medidiff.training.trainer RECIPE.toml PACK.npz OUT [--max-seconds S] [--resume]``.
 
-Writes into OUT after every minute or two: the checkpoint, ``log.csv`` (one row an evaluation) and the fp16 weights
-of the moving average. A run that is stopped at any moment goes on from its last checkpoint with ``--resume``.
+It is ``medidiff train`` for machines that have torch, numpy, scipy, monai and safetensors alone; with accelerate,
+``accelerate launch`` starts one process a GPU. Writes into OUT: the recipe and what it learns from (``config.json``);
+after every minute or two the checkpoint, ``log.csv`` (one row an evaluation) and the fp16 weights of the moving
+average; in the end pictures, where matplotlib is installed. A run that is stopped at any moment goes on from its last
+checkpoint with ``--resume``.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,14 +23,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medidiff.diffusion import network as networks
-from medidiff.diffusion import schedule, tiles
-from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, Problem, parameter_names
-from medidiff.training import checkpoint, pack, recipe, validation
-from medidiff.training.simulator import Example, Simulator
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
+from medidiff.training import checkpoint, pack, recipe, records, validation
+from medidiff.training.objective import loss, predict_mean
+from medidiff.training.simulator import Simulator
+from medidiff.training.workers import ALONE, Crew, assemble
 
-CHECKPOINT_SECONDS = 120.0
-_LARGEST_WEIGHT = 10.0
-_SMALLEST_SIZE = 0.3
+CHECKPOINT_SECONDS, EVALUATE_EVERY = 120.0, 300.0
 
 
 def build_network(settings: dict[str, Any]) -> networks.Backbone:
@@ -36,76 +38,32 @@ def build_network(settings: dict[str, Any]) -> networks.Backbone:
     return networks.build(**{"in_channels": STATE_CHANNELS + len(VIEWS), "parameters": parameters, **settings})
 
 
-def loss(
-    network: networks.Backbone, example: Example, null: Tensor, generator: torch.Generator, variance_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The training loss, and its two parts for the log.
+class Trainer:
+    """One training run in a folder.
 
     Args:
-        network: ``(channels, parameters) -> (velocity, log-variance)``.
-        example: a posed batch.
-        null: (B,) boolean: images that get the null token, i.e. train the posterior mean.
-        generator: for the diffusion noise.
-        variance_weight: weight of the log-likelihood that trains the variance head alone.
-
-    Returns:
-        Loss; mean weighted squared error of null images and of the others, each relative to predicting zero (nan if
-        none).
+        settings: the recipe.
+        data: what it learns from.
+        folder: of the run.
+        device: where this process trains.
+        crew: the processes that train together.
+        on_row: told each row of the log.
+        on_step: told of each iteration.
     """
-    problem, r0 = example.problem, example.target
-    shape, axes = (-1, *(1,) * (r0.ndim - 1)), tuple(range(1, r0.ndim))
-    u = torch.rand(len(r0), generator=generator, device=r0.device) * 0.98 + 0.02
-    u = torch.where(null, torch.ones_like(u), u)
-    theta = schedule.angle(u)
-    eps = torch.randn(r0.shape, generator=generator, device=r0.device)
-    hide = null.reshape(shape)
-    noise = torch.where(hide, torch.ones_like(r0), torch.sin(theta).reshape(shape))  # sin(theta); 1 for the null token
-    z = torch.where(hide, torch.zeros_like(r0), problem.confine(schedule.diffuse(r0, eps, theta.reshape(shape))))
-    v_hat, log_variance = _forward(network, problem, z, theta)
-    r_hat = torch.where(hide, -v_hat, schedule.residual_of(z, v_hat, theta.reshape(shape)))
-    # what explains the measurement is all that can come out, so the network is judged by that
-    off = problem.consistent(r_hat) - r0
-    wrong = off / noise  # minus the error of the velocity
-    inside = torch.ones_like(r0) if problem.support is None else problem.support.to(r0.dtype)
-    count = inside.sum(dim=axes).clamp(min=1)
-    # in units of intensity, not of the base's expected error: the null token's loss is the squared error of the image
-    scale2 = problem.scale.square() * inside
-    weight = (scale2 / (scale2.sum(dim=axes) / count).reshape(shape)).clamp(max=_LARGEST_WEIGHT)
-    weight = torch.where(hide, weight, inside)
-    # an image whose base is far off, because its noise is correlated, would rule the gradient: its error counts in part
-    v = torch.where(hide, -r0, schedule.velocity(r0, eps, theta.reshape(shape)))
-    size = (weight * v.square()).sum(dim=axes) / count
-    error = (weight * wrong.square()).sum(dim=axes) / count / size.clamp(min=1)
-    unlikely = 0.5 * (off.detach().square() * torch.exp(-log_variance) + log_variance)
-    likelihood = (unlikely * inside).sum(dim=axes) / count
-    with torch.no_grad():
-        relative = error * size.clamp(min=1) / size.clamp(min=_SMALLEST_SIZE)
-    return error.mean() + variance_weight * likelihood.mean(), relative[null].mean(), relative[~null].mean()
 
-
-def _forward(network: networks.Backbone, problem: Problem, z: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Velocity and log-variance over the problem's own extent; bf16 inside the network on a GPU."""
-    channels = torch.cat([z[:, None], problem.views()], dim=1)
-    tiling = tiles.plan(z.shape[1:], None, 0, network.stride)
-    parameters = torch.cat([theta[:, None], problem.parameters], dim=1)
-    with torch.autocast(z.device.type, torch.bfloat16, enabled=z.is_cuda):
-        answer = network(tiles.pad(channels, tiling), parameters).float()
-    answer = answer[(slice(None), slice(None), *(slice(0, n) for n in tiling.spatial))]
-    return answer[:, 0], answer[:, 1].clamp(-12, 12)
-
-
-def predict_mean(network: networks.Backbone, problem: Problem) -> Tensor:
-    """The posterior mean image of a posed problem, whole volume at once."""
-    theta = torch.full((problem.base.shape[0],), schedule.TERMINAL, device=problem.base.device)
-    v_hat, _ = _forward(network, problem, torch.zeros_like(problem.base), theta)
-    return problem.image(-v_hat)
-
-
-class Trainer:
-    """One training run in a folder."""
-
-    def __init__(self, settings: recipe.Recipe, data: pack.Pack, folder: Path, device: torch.device) -> None:
-        self.settings, self.pack, self.folder, self.device = settings, data, folder, device
+    def __init__(
+        self,
+        settings: recipe.Recipe,
+        data: pack.Pack,
+        folder: Path,
+        device: torch.device,
+        *,
+        crew: Crew = ALONE,
+        on_row: Callable[[dict[str, Any]], None] | None = None,
+        on_step: Callable[[Trainer], None] | None = None,
+    ) -> None:
+        self.settings, self.pack, self.folder, self.device, self.crew = settings, data, folder, device, crew
+        self._on_row, self._on_step = on_row, on_step
         torch.manual_seed(settings.seed)
         self.network = build_network(settings.network).to(device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
@@ -126,8 +84,14 @@ class Trainer:
         self.iteration, self.seconds, self.rows = state["iteration"], state["seconds"], state["rows"]
         return True
 
-    def start_from(self, weights: Path) -> None:
-        """Begin with weights of the same network, in safetensors."""
+    def start_from(self, source: Path) -> None:
+        """Begin with weights of the same network: a bundle's, or those of a safetensors file.
+
+        Raises:
+            RuntimeError: they are those of another network.
+            ValueError: the bundle is damaged.
+        """
+        weights = checkpoint.shipped(source) if source.is_dir() else source
         tensors = {key: value.float() for key, value in load_file(weights).items()}
         self.network.load_state_dict(tensors)
         self.ema.load_state_dict(tensors)
@@ -141,50 +105,58 @@ class Trainer:
 
     def run(self, max_seconds: float, evaluate_every: float) -> None:
         """Train until the run's end or for ``max_seconds``."""
-        settings = self.settings.optimiser
-        # a resumed part must not draw the same batches again
         simulator = Simulator(
             self.pack,
             self.settings.data,
             self.device,
-            self.settings.seed + self.iteration,
+            self.crew.seed(self.settings.seed + self.iteration),  # a resumed part must not draw the same batches again
             self.settings.modalities,
             self.network.spatial_dims,
         )
         forward = cast(networks.Backbone, torch.compile(self.network)) if self.device.type == "cuda" else self.network
-        begin, before = time.monotonic(), self.seconds
-        saved, evaluated = begin, begin
+        begin, before, first = time.monotonic(), self.seconds, self.iteration
+        saved = evaluated = before
         totals = torch.zeros(4)
-        while self.fraction < 1 and time.monotonic() - begin < max_seconds:
-            edge, count = (int(n) for n in recipe.staged(self.settings.data.patches, self.fraction))
-            example = simulator.draw(edge, count)
-            (share,) = recipe.staged(settings.null, self.fraction)
-            null = (torch.rand(count, generator=simulator.cpu) < share).to(self.device)
-            for group in self.optimiser.param_groups:
-                group["lr"] = self._learning_rate()
-            value, null_part, other_part = loss(forward, example, null, simulator.generator, settings.variance_weight)
-            self.optimiser.zero_grad(set_to_none=True)
-            value.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
-            self.optimiser.step()
-            self.iteration += 1
-            self._average()
-            for i, part in enumerate((null_part, other_part)):
+        while self.fraction < 1 and self.seconds - before < max_seconds:
+            parts = self._step(forward, simulator, lambda: before + time.monotonic() - begin)
+            for i, part in enumerate(parts):
                 if torch.isfinite(part):
                     totals[2 * i] += float(part)
                     totals[2 * i + 1] += 1
-            now = time.monotonic()
-            self.seconds = before + now - begin
-            if now - evaluated > evaluate_every:
+            if self._on_step:
+                self._on_step(self)
+            if self.seconds - evaluated > evaluate_every:
                 self._log(totals)
                 totals.zero_()
                 self.save()
-                saved = evaluated = time.monotonic()
-            elif now - saved > CHECKPOINT_SECONDS:
+                saved = evaluated = before + time.monotonic() - begin
+            elif self.seconds - saved > CHECKPOINT_SECONDS:
                 self.save()
-                saved = time.monotonic()
-        self._log(totals)
-        self.save()
+                saved = before + time.monotonic() - begin
+        if self.iteration > first or not self.rows:
+            self._log(totals)
+            self.save()
+
+    def _step(
+        self, forward: networks.Backbone, simulator: Simulator, clock: Callable[[], float]
+    ) -> tuple[Tensor, Tensor]:
+        """One iteration; the loss of null tokens and that of the others."""
+        settings = self.settings.optimiser
+        edge, count = (int(n) for n in recipe.staged(self.settings.data.patches, self.fraction))
+        example = simulator.draw(edge, count)
+        (share,) = recipe.staged(settings.null, self.fraction)
+        null = (torch.rand(count, generator=simulator.cpu) < share).to(self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        value, null_part, other_part = loss(forward, example, null, simulator.generator, settings.variance_weight)
+        self.optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        self.seconds = self.crew.agree(self.network.parameters(), clock())
+        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimiser.step()
+        self.iteration += 1
+        self._average()
+        return null_part, other_part
 
     def _learning_rate(self) -> float:
         settings = self.settings.optimiser
@@ -198,6 +170,9 @@ class Trainer:
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - decay)
 
     def _log(self, totals: Tensor) -> None:
+        """Evaluate and add a row to the log; the other processes wait at their next gradients."""
+        if not self.crew.leads:
+            return
         with torch.inference_mode():
             table = validation.evaluate(
                 self.pack,
@@ -215,10 +190,13 @@ class Trainer:
         }
         row |= {f"{case}_{method}": value for case, methods in table.items() for method, value in methods.items()}
         self.rows.append(row)
-        print(json.dumps(row), flush=True)
+        if self._on_row:
+            self._on_row(row)
 
     def save(self) -> None:
         """Write the checkpoint, the log and the shippable weights."""
+        if not self.crew.leads:
+            return
         state = {
             "iteration": self.iteration,
             "seconds": self.seconds,
@@ -227,15 +205,72 @@ class Trainer:
         }
         checkpoint.save(self.folder, self.network, self.ema, self.optimiser, state)
         checkpoint.export_fp16(self.ema, self.folder / "model.safetensors")
-        if self.rows:
-            with (self.folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(self.rows[0]))
-                writer.writeheader()
-                writer.writerows(self.rows)
+        records.write_log(self.folder / records.LOG, self.rows)
+
+    def picture(self) -> bool:
+        """Draw the curve and one validation volume in each task; False where matplotlib is missing."""
+        if not self.crew.leads:
+            return True
+        with torch.inference_mode():
+            examples = records.examples(
+                self.pack,
+                lambda problem: predict_mean(self.ema, problem),
+                self.device,
+                self.settings.modalities,
+                self.network.spatial_dims,
+            )
+        return records.draw(self.folder, self.rows, examples)
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} x {torch.get_num_threads()}"
+
+
+def train(
+    settings: recipe.Recipe,
+    source: Path,
+    folder: Path,
+    device: torch.device,
+    *,
+    resume: bool = True,
+    start: Path | None = None,
+    max_seconds: float = math.inf,
+    evaluate_every: float = EVALUATE_EVERY,
+    on_start: Callable[[Trainer], None] | None = None,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+    on_step: Callable[[Trainer], None] | None = None,
+) -> Trainer:
+    """Train, or go on with training, and leave behind all that a run leaves behind.
+
+    Args:
+        settings: the recipe.
+        source: the pack's file.
+        folder: of the run.
+        device: where to train; a process that was launched with others takes its own instead.
+        resume: go on from the folder's checkpoint, if there is one.
+        start: a bundle or weights to begin with, where nothing is resumed.
+        max_seconds: end this part of the run after that time.
+        evaluate_every: seconds.
+        on_start: told the trainer before its first iteration.
+        on_row: told each row of the log.
+        on_step: told the trainer after each iteration.
+
+    Raises:
+        ValueError: the pack holds nothing to learn from.
+        RuntimeError: the weights to begin with, or to go on with, are those of another network.
+    """
+    crew, device = assemble(device)
+    data = pack.load(source)
+    trainer = Trainer(settings, data, folder, device, crew=crew, on_row=on_row, on_step=on_step)
+    if not (resume and trainer.resume()) and start is not None:
+        trainer.start_from(start)
+    if crew.leads:
+        records.write_config(folder, settings, data, source)
+        if on_start:
+            on_start(trainer)
+    trainer.run(max_seconds, evaluate_every)
+    trainer.picture()
+    return trainer
 
 
 def main() -> None:
@@ -245,20 +280,27 @@ def main() -> None:
     parser.add_argument("pack", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--max-seconds", type=float, default=math.inf)
-    parser.add_argument("--evaluate-every", type=float, default=300.0, metavar="SECONDS")
+    parser.add_argument("--evaluate-every", type=float, default=EVALUATE_EVERY, metavar="SECONDS")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--start", type=Path, metavar="WEIGHTS", help="begin with the weights of an earlier run")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...")
+    parser.add_argument("--start", type=Path, metavar="BUNDLE|WEIGHTS", help="begin with the weights of an earlier run")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(recipe.read(arguments.recipe), pack.load(arguments.pack), arguments.out, device)
-    if arguments.resume and trainer.resume():
-        print(f"resumed at iteration {trainer.iteration}", flush=True)
-    elif arguments.start:
-        trainer.start_from(arguments.start)
-    trainer.run(arguments.max_seconds, arguments.evaluate_every)
+    name = arguments.device
+    train(
+        recipe.read(arguments.recipe),
+        arguments.pack,
+        arguments.out,
+        torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name),
+        resume=arguments.resume,
+        start=arguments.start,
+        max_seconds=arguments.max_seconds,
+        evaluate_every=arguments.evaluate_every,
+        on_start=lambda trainer: print(f"begins at iteration {trainer.iteration}", flush=True),
+        on_row=lambda row: print(json.dumps(row), flush=True),
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from medidiff.diffusion.schedule import residual_of
 from medidiff.physics import tasks
 from medidiff.physics.degradations import smooth_field
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, Problem, parameter_names
+from medidiff.training.objective import loss
 from medidiff.training.simulator import Example
-from medidiff.training.trainer import loss
 
 EDGE = 16
 CASES = 32  # test images

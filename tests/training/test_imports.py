@@ -8,7 +8,18 @@ import sys
 import pytest
 
 MISSING = ("nibabel", "pydicom", "highdicom", "click", "rich_click", "rich", "pydantic", "skimage", "matplotlib")
-MODULES = ("trainer", "simulator", "pack", "recipe", "checkpoint", "validation", "bundle")
+MODULES = (
+    "trainer",
+    "objective",
+    "simulator",
+    "pack",
+    "recipe",
+    "checkpoint",
+    "validation",
+    "records",
+    "workers",
+    "bundle",
+)
 
 CODE = """
 import importlib.abc, sys

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS
+from medidiff.training.objective import loss, predict_mean
 from medidiff.training.pack import Pack
 from medidiff.training.recipe import Data
 from medidiff.training.simulator import Example, Simulator
-from medidiff.training.trainer import loss, predict_mean
 
 QUIET = Data(thin=0.0, rician=0.0, gaussian=1.0, varying=0.0, sigma_jitter=0.0, inherent=0.0, hole_radius=(2.0, 6.0))
 TASKS = {

@@ -18,10 +18,11 @@ from medidiff.diffusion import schedule
 from medidiff.physics import tasks
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.training import bundle as bundling
+from medidiff.training.objective import loss, predict_mean
 from medidiff.training.pack import Pack
 from medidiff.training.recipe import Data, Optimiser, Recipe
 from medidiff.training.simulator import Example, Simulator
-from medidiff.training.trainer import Trainer, loss, predict_mean
+from medidiff.training.trainer import Trainer
 
 SHAPE = (4, 9, 10, 11)  # no multiple of the stride
 NULL, FULL = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)

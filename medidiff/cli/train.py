@@ -1,0 +1,199 @@
+"""``medidiff train``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from medidiff.cli import learning
+from medidiff.cli.options import DeviceParam, PathParam
+from medidiff.cli.progress import Mode
+from medidiff.errors import ExitCode, NoScanFound, UsageError
+
+if TYPE_CHECKING:
+    from medidiff.training.recipe import Recipe
+    from medidiff.training.trainer import Trainer
+
+VERSION = "0.1.0"
+
+
+@click.command("train")
+@click.argument("config", type=PathParam())
+@click.option("-o", "--output", required=True, metavar="DIR", type=PathParam(), help="Folder of the run.")
+@click.option(
+    "--data",
+    metavar="PACK|MANIFEST",
+    type=PathParam(),
+    help="What to learn from: a pack (.npz), or a manifest (.csv) to make one of; by default what the recipe names.",
+)
+@click.option(
+    "--start",
+    metavar="BUNDLE|WEIGHTS",
+    type=PathParam(),
+    help="Begin with the weights of a pipeline of the same network, or of a safetensors file.",
+)
+@click.option(
+    "--max-seconds", type=click.FloatRange(0, min_open=True), metavar="S", help="Stop after that time, to go on later."
+)
+@click.option(
+    "--evaluate-every",
+    type=click.FloatRange(0, min_open=True),
+    default=300.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds between two rows of the log.",
+)
+@click.option(
+    "--resume/--overwrite", default=True, show_default=True, help="Go on where the run in DIR stopped, or begin again."
+)
+@click.option("--device", default="auto", show_default=True, type=DeviceParam(), help="Where to compute.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; all cores by default.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "none"]),
+    default="auto",
+    show_default=True,
+    help="A bar on a terminal, lines of text, or nothing.",
+)
+def command(
+    config: Path,
+    output: Path,
+    data: Path | None,
+    start: Path | None,
+    max_seconds: float | None,
+    evaluate_every: float,
+    resume: bool,
+    device: str,
+    threads: int | None,
+    progress: Mode,
+) -> int:
+    """Train a pipeline on scans of your own, by the recipe CONFIG, into DIR/bundle.
+
+    CONFIG is a TOML file like those in recipes/. A manifest is a CSV file with the columns file, modality, subject_id,
+    weights_ok and split; the scans should be nearly free of noise, for noise, thick slices and holes are simulated.
+    Stop it whenever you want and run it again: it goes on. DIR gets the checkpoint, config.json, log.csv, curve.png,
+    picture.png, and a bundle that -p takes.
+    """
+    from medidiff.training import bundle, trainer
+
+    settings = recipe_of(config)
+    where = learning.device(device, threads)
+    begin = learning.weights(start)
+    with learning.meter(progress) as meter, learning.writing(output):
+        source = pack_of(data_of(data, settings, config), settings, output, meter)
+        try:
+            trained = trainer.train(
+                settings,
+                source,
+                output,
+                where,
+                resume=resume,
+                start=begin,
+                max_seconds=max_seconds or math.inf,
+                evaluate_every=evaluate_every,
+                on_start=lambda run: meter.say(started(run)),
+                on_row=lambda row: meter.say(row_in_words(row)),
+                on_step=lambda run: meter.grow(run.fraction, f"iteration {run.iteration}"),
+            )
+        except RuntimeError as error:
+            raise UsageError(mismatch(error, output, start)) from error
+        except ValueError as error:
+            raise NoScanFound(f"Nothing was trained: {error}.") from error
+        bundle.make(output, source, output / "bundle", version=VERSION, licence="not stated")
+    click.echo(
+        f"{output / 'bundle'}: {trained.iteration} iterations, {100 * min(trained.fraction, 1):.0f} % of the recipe"
+    )
+    return int(ExitCode.OK)
+
+
+def recipe_of(path: Path) -> Recipe:
+    """The recipe.
+
+    Raises:
+        UsageError: it cannot be read, has a setting that there is not, or describes no network.
+    """
+    from medidiff.training import recipe, trainer
+
+    try:
+        settings = recipe.read(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path} is no recipe: {error}.") from error
+    try:
+        trainer.build_network(settings.network)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UsageError(f"{path}: its section [network] describes no network: {error}.") from error
+    return settings
+
+
+def data_of(given: Path | None, settings: Recipe, config: Path) -> Path:
+    """The pack or manifest that the user or the recipe names.
+
+    Raises:
+        UsageError: neither names one, or it is not there.
+    """
+    if given is None and not settings.data.source:
+        raise UsageError("Say what to learn from: --data PACK.npz or MANIFEST.csv, or source in the recipe's [data].")
+    found = given or config.parent / settings.data.source
+    if not found.is_file():
+        raise UsageError(f"{found} is not there; give a pack (.npz) or a manifest (.csv).")
+    return found
+
+
+def pack_of(source: Path, settings: Recipe, folder: Path, meter: learning.Meter) -> Path:
+    """The pack; of a manifest it is made in the run's folder, unless one newer than all volumes lies there.
+
+    Raises:
+        UsageError: the manifest is none, or the pack is none.
+        ScanError: a volume cannot be read.
+    """
+    from medidiff.training import build_pack, pack
+
+    made = source
+    if source.suffix == ".csv":
+        made = folder / "pack.npz"
+        files = [source.parent / row["file"] for row in build_pack.read_manifest(source)]
+        newest = max((file.stat().st_mtime for file in (source, *files) if file.exists()), default=math.inf)
+        if not made.is_file() or made.stat().st_mtime < newest:
+            temporary = folder / ".pack.part.npz"
+            build_pack.build(source, settings.modalities, meter.say).save(temporary)
+            temporary.replace(made)
+    try:
+        pack.load(made)
+    except Exception as error:
+        raise UsageError(f"{source} is no pack; make one of a manifest (.csv).") from error
+    return made
+
+
+def started(run: Trainer) -> str:
+    """How the run begins, in words."""
+    if run.iteration:
+        return f"goes on at iteration {run.iteration}, {100 * run.fraction:.0f} % done"
+    return f"begins on {len(run.pack.of('train'))} volumes"
+
+
+def row_in_words(row: dict[str, Any]) -> str:
+    """A row of the log: what the network gains over its base on the validation volumes."""
+    gains = {
+        key.removesuffix("_network"): value - row[key.replace("_network", "_base")]
+        for key, value in row.items()
+        if key.endswith("_network")
+    }
+    told = ", ".join(f"{name} {gain:+.2f} dB" for name, gain in gains.items())
+    return f"iteration {row['iteration']}, {row['seconds']:.0f} s: loss {row['null_loss']:.3f}" + (told and f"; {told}")
+
+
+def mismatch(error: RuntimeError, folder: Path, start: Path | None) -> str:
+    """What to say of weights that do not fit; other failures of the machine are passed on.
+
+    Raises:
+        RuntimeError: it is about something else.
+    """
+    if "state_dict" not in str(error):
+        raise error
+    culprit = f"--start {start}" if start is not None else f"the run in {folder}"
+    return f"The recipe's network is not that of {culprit}; take its [network] section, or --overwrite."
