@@ -19,7 +19,8 @@ import torch
 from benchmarks.cases import SAMPLES, Case, load, real_data
 from benchmarks.report import figure, table
 from medidiff.physics import shrinkage, tasks
-from medidiff.training.validation import PERCENTAGES, foreground_psnr
+from medidiff.physics.fidelity import foreground_psnr
+from medidiff.training.validation import PERCENTAGES
 
 SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long04_t2w.nii.gz")
 GROUPS = 6

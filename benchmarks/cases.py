@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff import scans
+from medidiff.evaluation import degrade
 from medidiff.physics import intensity
 from medidiff.physics.rician import Law
 from medidiff.training.build_pack import dicom_code
@@ -21,7 +22,6 @@ Image = NDArray[np.float32]
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = (ROOT / "sample_data/phantom_t1w_truth.nii.gz", ROOT / "sample_data/icbm152_2mm_truth.nii.gz")
-BODY = 0.05  # normalised intensity above which a voxel counts for the position of the crop
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,4 @@ def load(path: Path, crop: int | None, modality: str | None = None, subject: str
 
 def central(image: Image, edge: int | None) -> Image:
     """The middle of the body, at most ``edge`` voxels along each axis."""
-    if edge is None:
-        return image
-    body = np.argwhere(image > BODY)
-    middle = (body.min(axis=0) + body.max(axis=0) + 1) // 2
-    starts = [int(np.clip(c - edge // 2, 0, max(n - edge, 0))) for c, n in zip(middle, image.shape, strict=True)]
-    return np.ascontiguousarray(image[tuple(slice(a, a + edge) for a in starts)])
+    return image if edge is None else np.ascontiguousarray(image[degrade.middle(image, edge)])

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import metrics, report, volumes
+from benchmarks import report, volumes
 from benchmarks.cases import Case, Image
 from medidiff.config import RestoreOptions
+from medidiff.evaluation import uncertainty
+from medidiff.evaluation.ours import classical
 from medidiff.pipelines import Pipeline
 from medidiff.scans.volume import Volume
 from medidiff.training import calibration
@@ -96,7 +98,7 @@ def answer(trial: Trial, pipeline: Pipeline) -> Answer:
     found = pipeline.restore(volume, options, hole=trial.hole)
     before = trial.scan
     if trial.task != "denoise":
-        before = volumes.classical(pipeline).restore(volume, options, hole=trial.hole).mean
+        before = classical(pipeline).restore(volume, options, hole=trial.hole).mean
     interval = found.record["interval"]
     quantile = float(interval["quantile"]) if interval["calibrated"] else NORMAL
     return Answer(found.mean, found.std, quantile, bool(interval["calibrated"]), np.abs(found.mean - before))
@@ -105,11 +107,11 @@ def answer(trial: Trial, pipeline: Pipeline) -> Answer:
 def judge(trial: Trial, found: Answer) -> dict[str, Any]:
     """Coverage and width of the interval, and areas of sparsification errors for three orders of voxels."""
     truth, inside = trial.truth, trial.inside
-    deviation = metrics.ause(found.mean, found.std, truth, inside)
-    by_correction = metrics.ause(found.mean, found.correction, truth, inside)
+    deviation = uncertainty.ause(found.mean, found.std, truth, inside)
+    by_correction = uncertainty.ause(found.mean, found.correction, truth, inside)
     return {
-        "coverage": metrics.coverage(found.mean, found.std, truth, found.quantile, inside),
-        "width": metrics.interval_width(found.std, found.quantile, inside),
+        "coverage": uncertainty.coverage(found.mean, found.std, truth, found.quantile, inside),
+        "width": uncertainty.interval_width(found.std, found.quantile, inside),
         "rms_error": float(np.sqrt(np.mean(np.square((found.mean - truth)[inside], dtype=np.float64)))),
         "ause": deviation["ause"],
         "ause_random": deviation["ause_random"],

@@ -27,10 +27,10 @@ from medidiff import pipelines
 from medidiff.config import ComputeOptions
 from medidiff.diffusion import sampler, tiles
 from medidiff.physics import tasks
+from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.intensity import Intensity
 from medidiff.physics.tasks import Problem
 from medidiff.restore import Engine
-from medidiff.training.validation import foreground_psnr
 
 SCAN = "t1w_sag_anon.nii.gz"
 LEVELS = (3.0, 9.0, 15.0)

@@ -9,23 +9,21 @@ Holes have the shape of tumours and lie in tissue that looks healthy; what was i
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.restoration import inpaint_biharmonic
 
-from benchmarks import metrics, report, volumes
+from benchmarks import report, volumes
 from benchmarks.cases import Case, Image
 from medidiff.config import RestoreOptions
-from medidiff.physics import degradations
+from medidiff.evaluation import degrade, metrics
+from medidiff.evaluation.baselines import AROUND, biharmonic, mean_of_rim
+from medidiff.evaluation.degrade import LARGEST, MILLILITRES, millilitres
+from medidiff.evaluation.ours import classical
 from medidiff.pipelines import Pipeline
-from medidiff.training.validation import HOLE_RADIUS, foreground
 
 Mask = NDArray[np.bool_]
 Row = dict[str, Any]
@@ -33,13 +31,6 @@ Row = dict[str, Any]
 MEAN, BIHARMONIC, BASE, MEDIDIFF = "mean of the rim", "biharmonic", "harmonic (medidiff's base)", "medidiff"
 METHODS = (MEAN, BIHARMONIC, BASE, MEDIDIFF)
 GOAL = 2.0  # dB over the harmonic and the biharmonic filling
-RIM = 3  # voxels around a hole
-AROUND = 6  # voxels around a hole that biharmonic filling sees; it reaches 2
-TRIES = 200
-LARGEST = 6000  # voxels of a hole: biharmonic filling solves a sparse system in them
-MILLILITRES = 60.0  # of a hole: tumours are not larger
-FULL = 0.85  # of a box: fuller ones are cuboids
-OBJECT, TAIL = 0.9, 0.1  # share of a healthy-looking hole in the object, and in each tail of the object's intensities
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,37 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def healthy_hole(case: Case, seed: int) -> Mask | None:
-    """A tumour-shaped hole in healthy-looking tissue, the same on every machine; ``None`` where none fits.
-
-    Healthy-looking: nearly all of it in the object, and no more of it among the object's brightest and darkest 5 % than
-    twice their share, which keeps most of a visible lesion, of fluid and of air out.
-    """
-    inside = foreground(case.clean)
-    low, high = np.percentile(case.clean[inside], [5, 95])
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{case.name} {seed}".encode()))
-    radius = (HOLE_RADIUS[0], min(HOLE_RADIUS[1], min(case.clean.shape) / 3))
-    for _ in range(TRIES):
-        hole = degradations.hole(torch.Size((1, *case.clean.shape)), generator, torch.device("cpu"), radius)[0].numpy()
-        if not tumour_like(hole) or millilitres(case, hole) > MILLILITRES:
-            continue
-        values = case.clean[hole]
-        if inside[hole].mean() >= OBJECT and max((values < low).mean(), (values > high).mean()) <= TAIL:
-            return hole
-    return None
-
-
-def tumour_like(hole: Mask) -> bool:
-    """One piece of limited size that is neither a cuboid nor a slab through the image."""
-    spans = [(int(hit.min()), int(hit.max()) + 1) for hit in np.nonzero(hole)]
-    edges = [high - low for low, high in spans]
-    through = any(edge == size for edge, size in zip(edges, hole.shape, strict=True))
-    count = int(hole.sum())
-    return not through and count <= LARGEST and count < FULL * np.prod(edges) and ndimage.label(hole)[1] == 1
-
-
-def millilitres(case: Case, hole: Mask) -> float:
-    """Volume of a hole."""
-    return float(hole.sum() * np.prod(case.spacing) / 1000)
+    """A tumour-shaped hole in healthy-looking tissue, the same on every machine; ``None`` where none fits."""
+    return degrade.healthy_hole(case.clean, case.spacing, f"{case.name} {seed}")
 
 
 def measure(case: Case, hole: Mask, number: int, pipeline: Pipeline) -> Row:
@@ -113,13 +75,13 @@ def measure(case: Case, hole: Mask, number: int, pipeline: Pipeline) -> Row:
         "subject": case.subject,
         "hole": number,
         "voxels": int(hole.sum()),
-        "millilitres": round(millilitres(case, hole), 2),
+        "millilitres": round(millilitres(hole, case.spacing), 2),
         "methods": {},
     }
     methods: dict[str, Callable[[], Image]] = {
         MEAN: partial(mean_of_rim, scan, hole),
         BIHARMONIC: partial(biharmonic, scan, hole),
-        BASE: partial(filled, case, scan, hole, volumes.classical(pipeline)),
+        BASE: partial(filled, case, scan, hole, classical(pipeline)),
         MEDIDIFF: partial(filled, case, scan, hole, pipeline),
     }
     for name, make in methods.items():
@@ -137,21 +99,6 @@ def measure(case: Case, hole: Mask, number: int, pipeline: Pipeline) -> Row:
 def filled(case: Case, scan: Image, hole: Mask, pipeline: Pipeline) -> Image:
     """The product's own path, in the units of the case's file."""
     return pipeline.restore(volumes.volume_of(case, scan), RestoreOptions(), hole=hole).mean
-
-
-def mean_of_rim(scan: Image, hole: Mask) -> Image:
-    """The mean of the voxels around the hole."""
-    rim = ndimage.binary_dilation(hole, iterations=RIM) & ~hole
-    return np.where(hole, np.float32(scan[rim].mean()), scan)
-
-
-def biharmonic(scan: Image, hole: Mask) -> Image:
-    """Biharmonic filling (scikit-image) of the hole's box; it knows no voxel size."""
-    spans = [(int(hit.min()), int(hit.max()) + 1) for hit in np.nonzero(hole)]
-    box = tuple(slice(max(0, low - AROUND), high + AROUND) for low, high in spans)
-    found = scan.copy()
-    found[box] = inpaint_biharmonic(scan[box], hole[box])
-    return found
 
 
 def figures(rows: Sequence[Row], method: str, metric: str = "psnr") -> NDArray[np.float64]:

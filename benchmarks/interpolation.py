@@ -22,8 +22,8 @@ from benchmarks.cases import SAMPLES, Image, real_data
 from benchmarks.report import figure, table
 from medidiff import scans
 from medidiff.physics import operators
+from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.operators import Acquisition, Axis, Profile
-from medidiff.training.validation import foreground_psnr
 
 SCANS = (
     "t1w_adi.nii.gz",

@@ -27,10 +27,12 @@ from scipy import ndimage, signal
 from benchmarks import report, superres, volumes
 from benchmarks.cases import Case, Image
 from medidiff.config import RestoreOptions
+from medidiff.evaluation.baselines import interpolated
 from medidiff.physics import noise
+from medidiff.physics.fidelity import foreground
 from medidiff.physics.operators import Acquisition, Axis, forward_matrix
 from medidiff.pipelines import Pipeline
-from medidiff.training.validation import foreground, noisy_version
+from medidiff.training.validation import noisy_version
 
 DIAMETERS = (2, 3, 4, 6)  # voxels
 CONTRASTS = (0.05, 0.1, 0.2, 0.3)  # of the tissue around
@@ -257,7 +259,7 @@ def outcome(
         measured = acquisition.forward(torch.from_numpy(case.clean)[None].double())[0].float().numpy()
         posed = superres.Posed(case, case.clean, acquisition, measured, slices)
         found = pipelines["superres"].restore(posed.volume, RestoreOptions(**posed.options, **drawn))
-        before = superres.interpolated(measured, case.clean.shape, 3)
+        before = interpolated(measured, case.clean.shape, 3)
     return Outcome(before, case.scaling.apply(found.mean), case.scaling.apply(found.samples[0]))
 
 

@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cases, methods, metrics, report
+from benchmarks import cases, methods, report
 from benchmarks.cases import Case, Image
 from medidiff import pipelines
 from medidiff.config import ComputeOptions
+from medidiff.evaluation import baselines, metrics
+from medidiff.physics.fidelity import foreground_psnr
 from medidiff.pipelines import Pipeline
 
 LEVELS = (3.0, 9.0, 15.0)
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     pipeline = pipelines.load(options.pipeline, compute=ComputeOptions(device=options.device, tile=options.tile))
     wanted = [name for name in ORDER if name != BM4D or options.with_bm4d]
-    if not methods.has("dipy"):
+    if not baselines.has("dipy"):
         wanted = [name for name in wanted if name not in (NLM, NLM_DEFAULT)]
         print("DIPY is not installed (pip install 'medidiff[baselines]'): no comparison with non-local means.")
 
@@ -63,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "environment": report.environment(pipeline, threads),
         "data": describe(options, crop),
         "seed": options.seed,
-        "nlm": str(methods.NLM_BEST),
-        "nlm_default": str(methods.NLM_DEFAULT),
+        "nlm": str(baselines.NLM_BEST),
+        "nlm_default": str(baselines.NLM_DEFAULT),
         "seconds": round(time.perf_counter() - begin),
         "verdicts": [vars(v) for v in verdicts(rows)],
         "rows": rows,
@@ -146,7 +148,7 @@ def measure(case: Case, percent: float, wanted: Sequence[str], pipeline: Pipelin
         "methods": {},
     }
     for name, restored, seconds, extra in restorations(case, noisy, sigma, wanted, pipeline, threads):
-        figures = metrics.all_of(restored, case.clean, noisy, sigma, case.law)
+        figures = metrics.denoised(restored, case.clean, noisy, sigma, case.law)
         row["methods"][name] = {**figures, "seconds": round(seconds, 2), **extra}
     return row
 
@@ -157,10 +159,10 @@ def restorations(
     """(method, its image, its time, what else it tells) in the order of ``wanted``."""
     simple = {
         NOISY: lambda: noisy,
-        NLM_DEFAULT: partial(methods.NLM_DEFAULT, noisy, sigma, case.law, threads),
-        NLM: partial(methods.NLM_BEST, noisy, sigma, case.law, threads),
-        BM4D: partial(methods.bm4d, noisy, sigma, case.law),
-        BASE: partial(methods.classical_base, noisy, sigma, case.law),
+        NLM_DEFAULT: partial(baselines.NLM_DEFAULT, noisy, sigma, case.law, threads),
+        NLM: partial(baselines.NLM_BEST, noisy, sigma, case.law, threads),
+        BM4D: partial(baselines.bm4d, noisy, sigma, case.law),
+        BASE: partial(baselines.classical_base, noisy, sigma, case.law),
     }
     for name in wanted:
         begin, extra = time.perf_counter(), {}
@@ -179,8 +181,7 @@ def tune_nlm(case: Case, threads: int) -> str:
     for setting in methods.NLM_CANDIDATES:
         begin = time.perf_counter()
         figures = [
-            metrics.foreground_psnr(setting(small.noisy(p), small.sigma(p), small.law, threads), small.clean)
-            for p in LEVELS
+            foreground_psnr(setting(small.noisy(p), small.sigma(p), small.law, threads), small.clean) for p in LEVELS
         ]
         seconds = (time.perf_counter() - begin) / len(LEVELS)
         rows.append(

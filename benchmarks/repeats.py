@@ -22,9 +22,10 @@ from benchmarks import cases, methods, report
 from benchmarks.cases import Case, Image
 from medidiff import pipelines, scans
 from medidiff.config import ComputeOptions
+from medidiff.evaluation import baselines
 from medidiff.physics import intensity
+from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.rician import remove_rician_bias
-from medidiff.training.validation import foreground_psnr
 
 UNSTEADY = 4  # first volumes of a series, which may not be at steady state
 NOISY, NLM, NLM_BLIND, BM4D = "single volume", "DIPY NLM, sigma of the repeats", "DIPY NLM, medidiff's sigma", "BM4D"
@@ -92,12 +93,12 @@ def measure(
     blind, restoration = methods.medidiff(pipeline, noisy, case, None)
     estimated = restoration.record["noise_sigma"] / scaling.scale
     images = {NOISY: noisy}
-    if methods.has("dipy"):
-        images[NLM] = methods.NLM_BEST(noisy, sigma, case.law, threads)
-        images[NLM_BLIND] = methods.NLM_BEST(noisy, max(estimated, 1e-6), case.law, threads)
+    if baselines.has("dipy"):
+        images[NLM] = baselines.NLM_BEST(noisy, sigma, case.law, threads)
+        images[NLM_BLIND] = baselines.NLM_BEST(noisy, max(estimated, 1e-6), case.law, threads)
     if with_bm4d:
-        images[BM4D] = methods.bm4d(noisy, sigma, case.law)
-    images |= {BASE: methods.classical_base(noisy, sigma, case.law), KNOWN: known, BLIND: blind}
+        images[BM4D] = baselines.bm4d(noisy, sigma, case.law)
+    images |= {BASE: baselines.classical_base(noisy, sigma, case.law), KNOWN: known, BLIND: blind}
     return {
         "file": name,
         "volume": index,

@@ -173,9 +173,9 @@ def load_nlm(options: argparse.Namespace) -> Run:
     """DIPY's non-local means, told sigma."""
     import dipy.denoise.nlmeans  # noqa: F401  (its import is loading, not denoising)
 
-    from benchmarks import methods
+    from medidiff.evaluation import baselines
 
-    setting = methods.NLM_BEST if options.worker == NLM else methods.NLM_DEFAULT
+    setting = baselines.NLM_BEST if options.worker == NLM else baselines.NLM_DEFAULT
 
     def run(noisy: cases.Image) -> Stages:
         setting(noisy, PERCENT / 100, "rician", options.threads)
@@ -188,10 +188,10 @@ def load_bm4d(options: argparse.Namespace) -> Run:
     """BM4D, told sigma."""
     import bm4d  # noqa: F401  (its import is loading, not denoising)
 
-    from benchmarks import methods
+    from medidiff.evaluation import baselines
 
     def run(noisy: cases.Image) -> Stages:
-        methods.bm4d(noisy, PERCENT / 100, "rician")
+        baselines.bm4d(noisy, PERCENT / 100, "rician")
         return {}
 
     return run

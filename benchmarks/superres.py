@@ -19,20 +19,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from benchmarks import metrics, report, volumes
+from benchmarks import report, volumes
 from benchmarks.cases import Case, Image
 from medidiff.config import RestoreOptions
+from medidiff.evaluation import degrade, metrics
+from medidiff.evaluation.baselines import interpolated, zero_filled
+from medidiff.evaluation.ours import classical
 from medidiff.physics import noise
-from medidiff.physics.operators import Acquisition, Axis, Profile, forward_matrix
+from medidiff.physics.fidelity import foreground, psnr
+from medidiff.physics.operators import Acquisition, Profile
 from medidiff.pipelines import Pipeline
 from medidiff.scans.volume import Volume
-from medidiff.training.validation import foreground, psnr
 
 LINEAR, SPLINE, ZERO_FILLED = "linear", "cubic spline", "zero-filled k-space"
 BASE, MEDIDIFF = "medidiff's classical base", "medidiff"
-FEWEST = 8  # coarse voxels along a refined axis
 RESIDUAL = 1e-5  # of the range: the goal for the data's reproduction
 FACES = 8  # voxels beside the crop's faces, where the crop itself makes k-space and interpolation worse
 LEAST_LEFT = 0.1  # of an error, below which what is left without the reference's noise is not known well enough
@@ -138,39 +139,12 @@ def pose(case: Case, setting: Setting) -> Posed | None:
     factor, slices = setting.factor, None
     factors = [factor] * 3
     if not setting.isotropic:
-        slices = slice_axis(case.clean.shape, factor)
+        slices = degrade.slice_axis(case.clean.shape, factor)
         factors = [factor if axis == slices else 1 for axis in range(3)]
-    if any(f > 1 and n < FEWEST * f for n, f in zip(case.clean.shape, factors, strict=True)):
+    if any(f > 1 and n < degrade.FEWEST * f for n, f in zip(case.clean.shape, factors, strict=True)):
         return None
-    whole = tuple(slice(0, n - n % f) for n, f in zip(case.clean.shape, factors, strict=True))
-    truth = np.ascontiguousarray(case.clean[whole])
-    axes = (
-        Axis(n // f, n, setting.profile if f > 1 else "gaussian") for n, f in zip(truth.shape, factors, strict=True)
-    )
-    acquisition = Acquisition(tuple(axes))
-    measured = acquisition.forward(torch.from_numpy(truth)[None].double())[0].float().numpy()
+    truth, acquisition, measured = degrade.measure(case.clean, factors, setting.profile)
     return Posed(case, truth, acquisition, measured, slices)
-
-
-def slice_axis(shape: Sequence[int], factor: int) -> int:
-    """The last axis that has enough voxels for thick slices, else the longest one."""
-    enough = [axis for axis, size in enumerate(shape) if size >= FEWEST * factor]
-    return enough[-1] if enough else int(np.argmax(shape))
-
-
-def interpolated(measured: Image, shape: Sequence[int], order: int) -> Image:
-    """Interpolate between voxel centres of the same field of view, mirrored at its faces (order 3: cubic B-spline)."""
-    factors = [fine / coarse for fine, coarse in zip(shape, measured.shape, strict=True)]
-    return np.asarray(ndimage.zoom(measured, factors, order=order, mode="reflect", grid_mode=True), dtype=np.float32)
-
-
-def zero_filled(posed: Posed) -> Image:
-    """The scanner's own interpolation: the least-norm image with the measured k-space."""
-    found = posed.measured.astype(np.float64)
-    for index, axis in enumerate(posed.acquisition.axes):
-        if not axis.trivial:
-            found = np.moveaxis(np.tensordot(np.linalg.pinv(forward_matrix(axis)), found, (1, index)), 0, index)
-    return found.astype(np.float32)
 
 
 def measure(posed: Posed, setting: Setting, pipeline: Pipeline) -> Row:
@@ -181,9 +155,9 @@ def measure(posed: Posed, setting: Setting, pipeline: Pipeline) -> Row:
         SPLINE: partial(interpolated, posed.measured, shape, 3),
     }
     if setting.profile == "kspace":
-        methods[ZERO_FILLED] = partial(zero_filled, posed)
+        methods[ZERO_FILLED] = partial(zero_filled, posed.measured, posed.acquisition)
     methods |= {
-        BASE: partial(restored, posed, volumes.classical(pipeline)),
+        BASE: partial(restored, posed, classical(pipeline)),
         MEDIDIFF: partial(restored, posed, pipeline),
     }
     sigma = noise.estimate(posed.truth, posed.case.law, with_map=False).sigma
@@ -223,7 +197,7 @@ def judge(image: Image, posed: Posed, sigma: float) -> dict[str, float]:
     return {
         "psnr": psnr(image, posed.truth, inside),
         "psnr_within": psnr(image, posed.truth, inside & within(inside.shape)),
-        "ssim": metrics.ssim(image, posed.truth),
+        "ssim": metrics.ssim(image, posed.truth, float(posed.truth.max()), inside),
         "mse": mse,
         "mse_without_reference_noise": left if left > LEAST_LEFT * mse else float("nan"),
         "data_residual": residual(image, posed),

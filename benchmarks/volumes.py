@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -11,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from benchmarks import cases, report
 from benchmarks.cases import Case, Image
-from benchmarks.independence import engine_of
 from benchmarks.report import Verdict
 from medidiff import pipelines
 from medidiff.config import ComputeOptions, Task
-from medidiff.diffusion.network import Backbone
 from medidiff.pipelines import Pipeline
 from medidiff.scans.volume import Volume
 from medidiff.training.validation import ISOTROPIC
@@ -126,26 +121,6 @@ def load(options: argparse.Namespace, task: Task) -> Pipeline:
     if not isinstance(found, Pipeline):
         raise SystemExit("Name one pipeline: --pipeline auto stands for several.")
     return found
-
-
-class Silent(Backbone):
-    """A network that adds nothing to the classical base."""
-
-    def __init__(self, like: Backbone) -> None:
-        super().__init__()
-        self.spatial_dims, self.stride = like.spatial_dims, like.stride
-
-    def forward(self, windows: Tensor, _: Tensor) -> Tensor:
-        """Zeros for velocity and log-variance."""
-        return torch.zeros((windows.shape[0], 2, *windows.shape[2:]), dtype=windows.dtype, device=windows.device)
-
-
-def classical(pipeline: Pipeline) -> Pipeline:
-    """The same pipeline with its network switched off: all that the classical base does, on the same path."""
-    engine = engine_of(pipeline)
-    twin = copy.copy(pipeline)
-    twin._engine = replace(engine, network=Silent(engine.network))
-    return twin
 
 
 def volume_of(case: Case, unit: Image, spacing: tuple[float, ...] | None = None, **known: Any) -> Volume:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from medidiff.diffusion.uncertainty import FLOOR
 from medidiff.physics import degradations
+from medidiff.physics.fidelity import foreground
 from medidiff.physics.operators import Acquisition, Axis, Profile
 from medidiff.physics.statistics import LARGEST, statistics
 from medidiff.training.pack import Pack
-from medidiff.training.validation import HOLE_RADIUS, ISOTROPIC, foreground, noisy_version
+from medidiff.training.validation import HOLE_RADIUS, ISOTROPIC, noisy_version
 
 Image = NDArray[np.float32]
 

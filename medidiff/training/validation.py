@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.physics import degradations, tasks
+from medidiff.physics.fidelity import foreground, psnr
 from medidiff.physics.operators import Acquisition, Axis
 from medidiff.physics.tasks import Problem
 from medidiff.training.pack import Pack
 
 PERCENTAGES = (3, 9, 15)
-FOREGROUND = 10 / 255  # of the reference's maximum: the convention of the MRI denoising literature
 HOLE_RADIUS = (5.0, 11.0)  # voxels
 ISOTROPIC = 1.5  # spacing over the finest: what super-resolution is judged on
 _EDGE = {3: (64, 64, 64), 2: (128, 128)}
@@ -53,22 +53,6 @@ def noisy_version(clean: NDArray[np.float32], percent: float, seed: int = 0) -> 
     real = clean + sigma * rng.standard_normal(clean.shape, dtype=np.float32)
     imaginary = sigma * rng.standard_normal(clean.shape, dtype=np.float32)
     return np.asarray(np.hypot(real, imaginary), dtype=np.float32)
-
-
-def foreground(reference: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Voxels above 10/255 of the reference's maximum."""
-    return np.asarray(reference > FOREGROUND * float(reference.max()), dtype=np.bool_)
-
-
-def psnr(restored: NDArray[np.float32], reference: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
-    """PSNR in dB over the voxels ``inside``; the peak is the reference's maximum."""
-    error = np.mean(np.square(restored[inside].astype(np.float64) - reference[inside]))
-    return float(10 * np.log10(float(reference.max()) ** 2 / max(error, 1e-20)))
-
-
-def foreground_psnr(restored: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """PSNR in dB over the reference's foreground."""
-    return psnr(restored, reference, foreground(reference))
 
 
 def evaluate(

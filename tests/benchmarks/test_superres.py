@@ -10,6 +10,8 @@ import torch
 
 from benchmarks import cases, superres, volumes
 from medidiff.config import ComputeOptions
+from medidiff.evaluation.baselines import interpolated, zero_filled
+from medidiff.evaluation.degrade import slice_axis
 from medidiff.physics.intensity import Intensity
 from medidiff.pipelines import SuperResolvePipeline
 
@@ -31,7 +33,7 @@ def posed_of(clean: cases.Image, setting: superres.Setting, **kwargs: tuple[floa
 def test_interpolation_gives_a_ramp_back_at_the_centres_of_fine_voxels(order: int, factor: int) -> None:
     fine = np.arange(24 * factor, dtype=np.float32)
     coarse = fine.reshape(24, factor).mean(axis=1)
-    found = superres.interpolated(coarse[:, None, None] * np.ones((1, 4, 4), np.float32), (24 * factor, 4, 4), order)
+    found = interpolated(coarse[:, None, None] * np.ones((1, 4, 4), np.float32), (24 * factor, 4, 4), order)
     inner = slice(9 * factor, -9 * factor)  # a mirror bends the ramp at its ends
     assert np.allclose(found[inner, 2, 2], fine[inner], atol=2e-3)
 
@@ -42,14 +44,14 @@ def test_zero_filling_gives_back_what_is_within_the_band() -> None:
     clean = wave[:, None, None] * wave[None, :, None] * wave[None, None, :]
     posed = posed_of(clean, CUBE)
     assert posed.measured.shape == (16, 16, 16)
-    assert np.allclose(superres.zero_filled(posed), clean, atol=1e-5)
+    assert np.allclose(zero_filled(posed.measured, posed.acquisition), clean, atol=1e-5)
     assert superres.residual(posed.truth, posed) < 1e-6
 
 
 def test_what_cannot_be_known_of_white_noise_is_its_part_outside_the_band() -> None:
     noise = 0.02 * np.random.default_rng(0).standard_normal((32, 32, 32)).astype(np.float32)
     posed = posed_of(noise, CUBE)
-    error = superres.zero_filled(posed) - posed.truth
+    error = zero_filled(posed.measured, posed.acquisition) - posed.truth
     assert superres.unknowable(posed, 0.02) == pytest.approx(0.02**2 * 7 / 8)
     assert np.mean(np.square(error)) == pytest.approx(superres.unknowable(posed, 0.02), rel=0.02)
     bright = posed_of(np.ones((32, 32, 32)), CUBE)
@@ -69,9 +71,9 @@ def test_the_pipeline_poses_the_acquisition_that_made_the_data(silent_bundle: Pa
 
 
 def test_slices_are_thick_along_the_last_axis_that_is_long_enough() -> None:
-    assert superres.slice_axis((96, 96, 96), 6) == 2
-    assert superres.slice_axis((96, 91, 20), 6) == 1
-    assert superres.slice_axis((53, 61, 33), 6) == 1
+    assert slice_axis((96, 96, 96), 6) == 2
+    assert slice_axis((96, 91, 20), 6) == 1
+    assert slice_axis((53, 61, 33), 6) == 1
     assert superres.pose(case_of(np.ones((30, 28, 20))), THICK) is None
 
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft
 
+from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.shrinkage import THRESHOLD, block_shape, dct_matrix, shrink
-from medidiff.training.validation import foreground_psnr
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.rician import rician_mean
 from medidiff.physics.tasks import parameter_names
 from medidiff.training import validation
@@ -19,7 +20,7 @@ def test_psnr_is_over_the_foreground_with_the_references_peak():
     reference[:5] = 2.0
     restored = reference + np.float32(0.02)
     restored[5:] += 100  # air does not count
-    assert validation.foreground_psnr(restored, reference) == pytest.approx(40, abs=1e-3)
+    assert foreground_psnr(restored, reference) == pytest.approx(40, abs=1e-3)
 
 
 def test_noise_is_rician_and_the_same_on_every_machine():
@@ -51,7 +52,7 @@ def test_table_of_methods(pack):
         assert row["network"] == pytest.approx(row["base"] + 20 * np.log10(2), abs=2e-3)
         if name != "inpaint":
             noisy = validation.noisy_version(clean, int(name.removeprefix("denoise_")))
-            assert row["noisy"] == pytest.approx(validation.foreground_psnr(noisy, clean), abs=1e-3)
+            assert row["noisy"] == pytest.approx(foreground_psnr(noisy, clean), abs=1e-3)
             assert row["base"] > row["noisy"] + 2
     assert table["denoise_9"]["nlm"] == 25.0
     assert "nlm" not in table["denoise_3"]
