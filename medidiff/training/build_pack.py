@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from medidiff.errors import UsageError
 from medidiff.physics import intensity, noise
 from medidiff.physics.fidelity import foreground_psnr
-from medidiff.physics.fidelity import foreground_psnr
 from medidiff.scans import nifti
 from medidiff.scans.volume import ScanRef, Volume
 from medidiff.training.pack import LEVELS, Entry, Pack
