@@ -7,17 +7,16 @@ from typing import Any
 
 import rich_click as click
 
-from medidiff.cli.options import AxesParam, DeviceParam, NoiseParam, PathParam
+from medidiff.cli.options import AxesParam, DeviceParam, NoiseParam, PathParam, patterns
 
 Decorator = Callable[[Any], Any]
 
 _WHERE: tuple[Decorator, ...] = (
-    click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=PathParam()),
+    click.argument("inputs", nargs=-1, metavar="INPUT...", type=PathParam()),
     click.option(
         "-o",
         "--output",
         "output",
-        required=True,
         metavar="OUT",
         type=PathParam(),
         help="Output folder; with one NIfTI input it may be a file name (.nii, .nii.gz).",
@@ -86,7 +85,14 @@ _HOW: tuple[Decorator, ...] = (
     ),
     click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; all cores by default."),
     click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match; may be repeated."),
-    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out files that match; may be repeated."),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        callback=patterns,
+        help="Leave out files that match; may be repeated. @FILE takes the globs of a text file, one a line, such as the "
+        "list that a report saves.",
+    ),
     click.option("--no-recursive", is_flag=True, help="Do not look into subfolders."),
     click.option(
         "--resume/--overwrite",
@@ -96,6 +102,19 @@ _HOW: tuple[Decorator, ...] = (
         help="Skip results that still stand (same input, mask, options and weights), or make all again.",
     ),
     click.option("--fail-fast", is_flag=True, help="Stop at the first scan that fails."),
+    click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=PathParam(),
+        help="Take INPUT, OUT and options from a TOML file, a run.json or a sidecar; what is given here goes first.",
+    ),
+    click.option(
+        "--report/--no-report",
+        default=False,
+        show_default=True,
+        help="Also write a page with pictures and figures of all scans, report.html in OUT.",
+    ),
     click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
     click.option("-q", "--quiet", is_flag=True, help="Show failures only."),
     click.option("-v", "--verbose", count=True, metavar="", help="Show notes; -vv also shows tracebacks."),

@@ -5,18 +5,23 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import rich_click as click
-from pydantic import ValidationError
+from click.core import ParameterSource
+from pydantic import BaseModel, ValidationError
 
 from medidiff.cli.options import show_json
 from medidiff.config import ComputeOptions, RestoreOptions, RunConfig, Task, describe
 from medidiff.errors import ExitCode, UsageError
 from medidiff.scans.outputs import nifti_stem
+
+SECTIONS: dict[str, type[BaseModel]] = {"restore": RestoreOptions, "compute": ComputeOptions}
+FINENESS = {"factor", "spacing"}
 
 
 def perform(ctx: click.Context, task: Task, flags: dict[str, Any]) -> int:
@@ -26,7 +31,8 @@ def perform(ctx: click.Context, task: Task, flags: dict[str, Any]) -> int:
         UsageError: a flag is wrong, or the log would replace a scan.
     """
     ctx.obj.verbosity = -1 if flags["quiet"] else flags["verbose"]
-    config = settings(task, flags)
+    given = {name for name in flags if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    config = settings(task, flags, given)
     if flags["log_file"] in config.inputs or nifti_stem(str(flags["log_file"])) is not None:
         raise UsageError(f"The log {flags['log_file']} is a scan; choose another file.")
     if flags["dry_run"]:
@@ -37,30 +43,66 @@ def perform(ctx: click.Context, task: Task, flags: dict[str, Any]) -> int:
     return execute(config, flags, ctx.obj.verbosity)
 
 
-def settings(task: Task, flags: dict[str, Any]) -> RunConfig:
-    """The flags as a run's settings; a task without a flag takes the default.
+def settings(task: Task, flags: dict[str, Any], given: Set[str]) -> RunConfig:
+    """The flags as a run's settings, over those of ``--config``; a task without a flag takes the default.
+
+    Args:
+        task: the command.
+        flags: the value of every flag.
+        given: the names of the flags that the user gave.
 
     Raises:
         UsageError: a value is out of range, or two do not go together.
     """
+    tree = as_settings(flags)
+    if flags["config_file"] is not None:
+        mine = as_settings({name: value for name, value in flags.items() if name in given})
+        tree = over(from_file(flags["config_file"], task), mine)
+    if not tree.get("inputs"):
+        raise UsageError("INPUT is missing; name at least one scan or folder, or a --config that does.")
+    if not tree.get("output"):
+        raise UsageError("The output is missing; name it with -o (--output), or a --config that does.")
     try:
-        return RunConfig(
-            task=task,
-            inputs=flags["inputs"],
-            output=flags["output"],
-            mask=flags.get("mask"),
-            uncertainty=flags["uncertainty"],
-            pipeline=flags["pipeline"],
-            restore=RestoreOptions(**{key: flags[key] for key in RestoreOptions.model_fields if key in flags}),
-            compute=ComputeOptions(**{key: flags[key] for key in ("device", "precision", "threads")}),
-            include=flags["include"],
-            exclude=flags["exclude"],
-            recursive=not flags["no_recursive"],
-            existing="resume" if flags["resume"] else "overwrite",
-            fail_fast=flags["fail_fast"],
-        )
+        return RunConfig.model_validate({**tree, "task": task})
     except ValidationError as error:
-        raise UsageError(describe(error)) from error
+        where = "" if flags["config_file"] is None else f"{flags['config_file']}: "
+        raise UsageError(where + describe(error)) from error
+
+
+def as_settings(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags under the names of the settings."""
+    tree = {name: flags[name] for name in RunConfig.model_fields if name in flags}
+    if "no_recursive" in flags:
+        tree["recursive"] = not flags["no_recursive"]
+    if "resume" in flags:
+        tree["existing"] = "resume" if flags["resume"] else "overwrite"
+    for section, model in SECTIONS.items():
+        tree[section] = {name: flags[name] for name in model.model_fields if name in flags}
+    return tree
+
+
+def from_file(file: Path, task: Task) -> dict[str, Any]:
+    """The settings of ``--config``.
+
+    Raises:
+        UsageError: the file cannot be read, holds no settings, or those of another command.
+    """
+    from medidiff.runs import settings
+
+    tree = settings.read(file)
+    if tree.get("task", task) != task:
+        raise UsageError(f"{file} holds settings of {tree['task']}; run medidiff {tree['task']} with it.")
+    for section in SECTIONS:
+        if not isinstance(tree.setdefault(section, {}), dict):
+            raise UsageError(f"{file}: {section} is not a table of settings.")
+    return tree
+
+
+def over(file: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file with one's own over them."""
+    if FINENESS & mine["restore"].keys():  # one question with two ways to answer it
+        file["restore"] = {name: value for name, value in file["restore"].items() if name not in FINENESS}
+    return {**file, **mine, **{section: {**file[section], **mine[section]} for section in SECTIONS}}
 
 
 def execute(config: RunConfig, flags: dict[str, Any], verbosity: int) -> int:

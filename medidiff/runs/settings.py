@@ -65,7 +65,8 @@ def located(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(tree.get(key), str):
             found[key] = folder / tree[key]
     inputs = tree.get("inputs")
-    if isinstance(inputs, list | tuple):
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    if isinstance(inputs, list):
         found["inputs"] = [folder / each if isinstance(each, str) else each for each in inputs]
     pipeline = tree.get("pipeline")
     if isinstance(pipeline, str) and (folder / pipeline / bundles.METADATA).is_file():
