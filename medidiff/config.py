@@ -92,6 +92,7 @@ class RunConfig(Frozen):
     recursive: bool = True
     existing: Literal["resume", "overwrite"] = "resume"
     fail_fast: bool = False
+    report: bool = False
 
     @model_validator(mode="after")
     def _fit_together(self) -> RunConfig:

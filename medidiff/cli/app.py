@@ -22,6 +22,7 @@ COMMANDS = {
     "denoise": "denoise",
     "superres": "superres",
     "inpaint": "inpaint",
+    "report": "report",
     "verify": "verify",
     "list": "list_pipelines",
     "info": "info",

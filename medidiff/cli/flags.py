@@ -90,8 +90,8 @@ _HOW: tuple[Decorator, ...] = (
         multiple=True,
         metavar="GLOB",
         callback=patterns,
-        help="Leave out files that match; may be repeated. @FILE takes the globs of a text file, one a line, such as the "
-        "list that a report saves.",
+        help="Leave out files that match; may be repeated. @FILE takes the globs of a text file, one a line, such as "
+        "the list that a report saves.",
     ),
     click.option("--no-recursive", is_flag=True, help="Do not look into subfolders."),
     click.option(

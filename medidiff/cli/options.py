@@ -113,3 +113,19 @@ def counted(number: int, noun: str) -> str:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def patterns(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Globs, with ``@FILE`` replaced by the lines of a text file; empty lines and those behind a # are left out."""
+    found: list[str] = []
+    for each in value:
+        if not each.startswith("@"):
+            found.append(each)
+            continue
+        try:
+            lines = Path(each[1:]).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise click.BadParameter(f"{each[1:]} cannot be read ({reason}).", ctx, param) from error
+        found += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return tuple(found)

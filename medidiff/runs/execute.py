@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +91,24 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
         raise
     status: RunStatus = "failed" if failed else "done"
     record.finish(status)
+    if config.report and record.cases:
+        add_report(config, plan, record)
     return RunResult(exit_code(failed, len(record.cases)), status, record, plan)
+
+
+def add_report(config: RunConfig, plan: Plan, record: RunRecord) -> None:
+    """Write the report of a run that ended, and name it in the record.
+
+    Raises:
+        CannotWrite: it cannot be written.
+    """
+    from medidiff.runs import report
+
+    single = outputs.nifti_stem(config.output.name) if plan.run_file is None else None
+    file = plan.folder / (report.NAME if single is None else f"{single}_{report.NAME}")
+    report.draw(record.as_json(), plan.folder, file)
+    record.cases = [case if case.status == "failed" else replace(case, report=file.name) for case in record.cases]
+    record.write()
 
 
 def load(config: RunConfig, plan: Plan) -> Restorer:
