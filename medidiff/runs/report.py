@@ -277,4 +277,4 @@ def _figures(case: EvaluatedCase, files: ResultFiles, index: int, volume: Mappin
         found = unreferenced.figures(before, after, str(volume.get("modality") or "OT"))
         for name, value in found.items():
             if math.isfinite(value):
-                yield Figure(case.name, METHOD, name, "foreground", value)
+                yield Figure(case.name, METHOD, name, "full", value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.filters import threshold_multiotsu
 
 from medidiff.evaluation.results import Image
 
@@ -39,29 +40,30 @@ class Mixture:
 def fit(values: NDArray[np.float32], start: Mixture | None = None) -> Mixture | None:
     """Fit the mixture by expectation and maximisation on a histogram of 256 bins; the same values give the same fit.
 
-    The ends of the histogram are the 0.5th and 99.5th percentiles; the first means are the sextiles 1, 3 and 5.
+    The ends of the histogram are the 0.5th and 99.5th percentiles; the fit begins at Otsu's three classes.
 
     Args:
         values: intensities of the foreground, shape (N,).
-        start: where to begin, in the place of the sextiles: the fit of a similar image, so that the classes of both
+        start: where to begin, in the place of Otsu's classes: the fit of a similar image, so that the classes of both
             mean the same.
 
     Returns:
-        The mixture, or ``None`` when the values do not differ.
+        The mixture, or ``None`` when there are fewer than three different values.
 
     Source:
         Dempster, Laird and Rubin, J. R. Stat. Soc. B 39 (1977).
     """
     if values.size == 0:
         return None
-    low, first, second, third, high = (float(each) for each in np.percentile(values, (0.5, 16.7, 50, 83.3, 99.5)))
-    if not first < second < third:
+    low, high = (float(each) for each in np.percentile(values, (0.5, 99.5)))
+    if not low < high:
         return None
     counts, edges = np.histogram(np.clip(values, low, high), _BINS, (low, high))
     share, centres = counts / counts.sum(), (edges[1:] + edges[:-1]) / 2
     narrowest = float(edges[1] - edges[0])
-    wide = np.full(3, max((high - low) / 8, narrowest))
-    mixture = start or Mixture(np.array([first, second, third]), wide, np.full(3, 1 / 3))
+    mixture = start or _otsu(share, centres, narrowest)
+    if mixture is None:
+        return None
     before = -np.inf
     for _ in range(_ROUNDS):
         density = mixture.densities(centres)
@@ -70,13 +72,26 @@ def fit(values: NDArray[np.float32], start: Mixture | None = None) -> Mixture | 
         if likelihood - before < _SETTLED:
             break
         before = likelihood
-        belongs = density / total * share
-        weights = np.maximum(belongs.sum(axis=1), 1e-12)
-        means = belongs @ centres / weights
-        spread = np.sum(belongs * (centres[None] - means[:, None]) ** 2, axis=1) / weights
-        mixture = Mixture(means, np.maximum(np.sqrt(spread), narrowest), weights / weights.sum())
+        mixture = _moments(density / total * share, centres, narrowest)
     order = np.argsort(mixture.means, kind="stable")
     return Mixture(mixture.means[order], mixture.deviations[order], mixture.weights[order])
+
+
+def _otsu(share: NDArray[np.float64], centres: NDArray[np.float64], narrowest: float) -> Mixture | None:
+    """The classes that Otsu's two thresholds make of a histogram; ``None`` when it has fewer than three values."""
+    if np.count_nonzero(share) < len(CLASSES):
+        return None
+    limits = threshold_multiotsu(hist=(share, centres), classes=len(CLASSES))
+    belongs = np.stack([share * (np.digitize(centres, limits, right=True) == label) for label in range(len(CLASSES))])
+    return _moments(belongs, centres, narrowest)
+
+
+def _moments(belongs: NDArray[np.float64], centres: NDArray[np.float64], narrowest: float) -> Mixture:
+    """The mixture of which each bin belongs to the classes by given shares, shape (3, bins)."""
+    weights = np.maximum(belongs.sum(axis=1), 1e-12)
+    means = belongs @ centres / weights
+    spread = np.sum(belongs * (centres[None] - means[:, None]) ** 2, axis=1) / weights
+    return Mixture(means, np.maximum(np.sqrt(spread), narrowest), weights / weights.sum())
 
 
 def segment(image: Image, inside: NDArray[np.bool_], mixture: Mixture) -> NDArray[np.uint8]:
