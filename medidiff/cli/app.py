@@ -22,6 +22,8 @@ COMMANDS = {
     "denoise": "denoise",
     "superres": "superres",
     "inpaint": "inpaint",
+    "evaluate": "evaluate",
+    "benchmark": "benchmark",
     "report": "report",
     "verify": "verify",
     "list": "list_pipelines",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from medidiff.cli.options import DeviceParam, PathParam
 from medidiff.errors import UsageError
+
+if TYPE_CHECKING:
+    from medidiff.evaluation.benchmark import Settings
 
 TASKS = ("denoise", "superres", "inpaint")
 DEFAULTS = {
@@ -125,15 +128,16 @@ def command(output: Path, progress: str, as_json: bool, **given: Any) -> int:
     return evaluating.publish(evaluation, output, as_json=as_json)
 
 
-def settings_of(given: dict[str, Any]) -> Any:
+def settings_of(given: dict[str, Any]) -> Settings:
     """The flags as the benchmark's settings.
 
     Raises:
         UsageError: a list of peers is empty.
     """
-    from medidiff.evaluation.benchmark import Settings
+    from medidiff.evaluation import benchmark
 
     task = given["task"]
+    law: Any
     law, percent = given["noise"] or ("rician", 9.0 if task == "denoise" else 0.0)
     listed = DEFAULTS[task] if given["against"] is None else given["against"]
     names = tuple(name.strip() for name in listed.split(",") if name.strip())
@@ -141,4 +145,6 @@ def settings_of(given: dict[str, Any]) -> Any:
         raise UsageError("--against names no method; leave it out for the usual ones.")
     kept = ("task", "factor", "crop", "seed", "volumes", "threads", "pipeline", "device")
     profile = None if given["profile"] == "auto" else given["profile"]
-    return Settings(law=law, percent=percent, against=names, profile=profile, **{name: given[name] for name in kept})
+    return benchmark.Settings(
+        law=law, percent=percent, against=names, profile=profile, **{name: given[name] for name in kept}
+    )

@@ -1,0 +1,117 @@
+"""Restored scans against references, or without any: figures, comparisons with the scans as they were, the cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medidiff.errors import MedidiffError, NoScanFound, ScanError, UsageError
+from medidiff.evaluation import catalogue, judge, pairing, provenance, statistics, tables
+from medidiff.evaluation.benchmark import MAIN, Watcher
+from medidiff.evaluation.evaluate_case import Options, case_of, figures_of
+from medidiff.evaluation.pairing import Pair
+from medidiff.evaluation.results import EvaluatedCase, Evaluation, Figure
+from medidiff.scans import discover
+
+__all__ = ["Options", "evaluate"]
+
+
+def evaluate(
+    restored: Path, reference: Path | None, before: Path | None, options: Options, watcher: Watcher
+) -> Evaluation:
+    """Judge restored scans.
+
+    Args:
+        restored: a scan, a folder of scans, or the folder of a run.
+        reference: what they should be, likewise; ``None`` to say what can be said without.
+        before: the scans as they were, likewise; ``None`` to look where sidecars say they lay.
+        options: how.
+        watcher: is told the progress.
+
+    Raises:
+        UsageError: a path does not exist.
+        NoScanFound: there is no restored scan, no reference, or none that belong together.
+    """
+    pairs, missing = pairing.find(restored, reference, before)
+    if not pairs:
+        raise NoScanFound(
+            f"No reference fits: {' '.join(missing)} Call references like the scans before they were restored."
+        )
+    method = MAIN if any(pair.sidecar for pair in pairs) else "restored"
+    watcher.planned(len(pairs))
+    cases, figures = [], list[Figure]()
+    for pair in distinct(pairs):
+        watcher.doing(pair.name, method)
+        try:
+            rows = list(figures_of(pair, method, options))
+            cases.append(case_of(pair, method, options))
+        except (ScanError, UsageError) as error:
+            cases.append(EvaluatedCase(pair.name, pair.task, (0.0, 0.0, 0.0), "", (), failures={method: str(error)}))
+            watcher.done(pair.name, method, f"failed: {error}")
+            continue
+        figures += rows
+        watcher.done(pair.name, method, _told(rows, method))
+    methods = (method, "input") if any(row.method == "input" for row in figures) else (method,)
+    ordered = tables.ordered(figures, methods)
+    with_reference = reference is not None
+    return Evaluation(
+        kind="evaluate",
+        title="Restored scans against their references" if with_reference else "Restored scans, without references",
+        methods=methods,
+        cases=tuple(cases),
+        metrics=catalogue.used(figure.metric for figure in ordered),
+        figures=ordered,
+        comparisons=statistics.compare(ordered, method, methods, judge.primary(ordered)),
+        settings=describe(options, pairs, with_reference=with_reference),
+        missing=tuple(missing),
+        provenance={**provenance.software(), "inputs_sha256": dict(_hashes(pairs))},
+    )
+
+
+def distinct(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    """Pairs with names that tell them apart: those of subfolders get the folder's."""
+    taken = [pair.name for pair in pairs]
+    seen: dict[str, int] = {}
+    for pair in pairs:
+        name = pair.name
+        folder = pair.restored.relative.parent.as_posix()
+        if taken.count(name) > 1 and folder != ".":
+            name = f"{folder}/{name}"
+        seen[name] = seen.get(name, 0) + 1
+        yield replace(pair, name=name if seen[name] == 1 else f"{name}-{seen[name]}")
+
+
+def _told(rows: Iterable[Figure], method: str) -> str:
+    """One line on a pair."""
+    for metric in ("brats_psnr", "psnr", "noise_ratio"):
+        row = next((row for row in rows if row.metric == metric and row.method == method), None)
+        if row is not None:
+            known = catalogue.METRICS[metric]
+            return f"{known.title} {row.value:.2f} {known.unit}".rstrip()
+    return "done"
+
+
+def describe(options: Options, pairs: Sequence[Pair], *, with_reference: bool) -> dict[str, Any]:
+    """How it was done, as plain JSON values."""
+    tree: dict[str, Any] = {"scans": len(pairs), "tasks": sorted({pair.task for pair in pairs if pair.task})}
+    if not with_reference:
+        return tree
+    window = "{:g} to {:g} HU".format(*options.window)
+    rule = "above 10/255 of the reference's maximum; for CT above -500 HU, holes of slices filled"
+    return tree | {
+        "data_range": f"the reference's maximum; for CT the window {window}, to which images are clipped",
+        "foreground": rule if options.mask is None else "the given mask",
+        "geometry": "references resampled where they differ" if options.resample else "equal",
+        "labels": "none" if options.labels is None else options.labels.name,
+    }
+
+
+def _hashes(pairs: Sequence[Pair]) -> Iterator[tuple[str, dict[str, str]]]:
+    for pair in distinct(pairs):
+        refs = {"restored": pair.restored, "reference": pair.reference, "input": pair.input}
+        try:
+            yield pair.name, {what: discover.content_hash(ref) for what, ref in refs.items() if ref is not None}
+        except MedidiffError:
+            continue
