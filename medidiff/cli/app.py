@@ -30,8 +30,11 @@ COMMANDS = {
     "info": "info",
     "doctor": "doctor",
     "train": "train",
+    "finetune": "finetune",
     "calibrate": "calibrate",
+    "export": "export",
     "sample-data": "sample_data",
+    "cite": "cite",
 }
 EXIT_TABLE = "Exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in EXIT_MEANINGS.items()) + "."
 # These libraries quote header values in their messages; header values may be patient data.

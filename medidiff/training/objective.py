@@ -72,8 +72,41 @@ def _forward(network: networks.Backbone, problem: Problem, z: Tensor, theta: Ten
     return answer[:, 0], answer[:, 1].clamp(-12, 12)
 
 
-def predict_mean(network: networks.Backbone, problem: Problem) -> Tensor:
-    """The posterior mean image of a posed problem, whole volume at once."""
+def mean_residual(network: networks.Backbone, problem: Problem) -> Tensor:
+    """The standardised residual of the posterior mean, whole images at once."""
     theta = torch.full((problem.base.shape[0],), schedule.TERMINAL, device=problem.base.device)
     v_hat, _ = _forward(network, problem, torch.zeros_like(problem.base), theta)
-    return problem.image(-v_hat)
+    return -v_hat
+
+
+def predict_mean(network: networks.Backbone, problem: Problem) -> Tensor:
+    """The posterior mean image of a posed problem, whole volume at once."""
+    return problem.image(mean_residual(network, problem))
+
+
+def drift(
+    network: networks.Backbone, teacher: networks.Backbone, example: Example, null: Tensor, generator: torch.Generator
+) -> Tensor:
+    """How far a network's answers are from those of another: learning without forgetting (Li and Hoiem, TPAMI 2018).
+
+    Args:
+        network: that learns.
+        teacher: that it came from.
+        example: a posed batch.
+        null: (B,) boolean: images that get the null token.
+        generator: for the diffusion noise.
+
+    Returns:
+        Mean squared difference of the velocities plus 0.1 times that of the log-variances.
+    """
+    problem, r0 = example.problem, example.target
+    shape = (-1, *(1,) * (r0.ndim - 1))
+    u = torch.rand(len(r0), generator=generator, device=r0.device) * 0.98 + 0.02
+    theta = schedule.angle(torch.where(null, torch.ones_like(u), u))
+    eps = torch.randn(r0.shape, generator=generator, device=r0.device)
+    z = problem.confine(schedule.diffuse(r0, eps, theta.reshape(shape)))
+    z = torch.where(null.reshape(shape), torch.zeros_like(r0), z)
+    velocity, log_variance = _forward(network, problem, z, theta)
+    with torch.no_grad():
+        wanted, variance = _forward(teacher, problem, z, theta)
+    return (velocity - wanted).square().mean() + 0.1 * (log_variance - variance).square().mean()
