@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from medidiff import pipelines
 from medidiff._version import __version__
-from medidiff.errors import NoScanFound, ScanError, UsageError
+from medidiff.errors import NoScanFound, OutOfMemory, ScanError, UsageError
 from medidiff.evaluation import baselines, catalogue, degrade, exchange, judge, provenance, statistics, tables, worker
 from medidiff.evaluation.benchmark_case import (
     MAIN,
@@ -197,7 +197,7 @@ def _one(
     """All methods on one scan."""
     try:
         posed = pose(ref, name, settings, work)
-    except ScanError as error:
+    except (ScanError, OutOfMemory) as error:
         for method in methods:
             watcher.done(name, method, f"failed: {error}")
         nothing = dict.fromkeys(methods, str(error))

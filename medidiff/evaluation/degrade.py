@@ -152,11 +152,11 @@ def noisy(clean: Clean, law: Law, percent: float, seed: int) -> Degraded:
 
 
 def _with_noise(unit: Image, clean: Clean, law: Law, percent: float, seed: int) -> tuple[Image, float]:
-    if law == "rician" and (clean.modality == "CT" or float(unit.min()) < -BODY):
-        raise ScanError(f"{clean.name} is no magnitude image, so it has no Rician noise; use gaussian:PERCENT.")
     sigma = percent / 100 * clean.scaling.bright
     if sigma == 0:
         return unit, 0.0
+    if law == "rician" and (clean.modality == "CT" or float(unit.min()) < -BODY):
+        raise ScanError(f"{clean.name} is no magnitude image, so it has no Rician noise; use gaussian:PERCENT.")
     generator = torch.Generator().manual_seed(zlib.crc32(f"noise {seed}".encode() + clean.unit.tobytes()))
     image, level = torch.from_numpy(unit)[None], torch.tensor(sigma, dtype=torch.float32)
     add = degradations.add_rician if law == "rician" else degradations.add_gaussian

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medidiff.errors import MedidiffError, NoScanFound, ScanError, UsageError
+from medidiff.errors import MedidiffError, NoScanFound, OutOfMemory, ScanError, UsageError
 from medidiff.evaluation import catalogue, judge, pairing, provenance, statistics, tables
 from medidiff.evaluation.benchmark import MAIN, Watcher
 from medidiff.evaluation.evaluate_case import Options, case_of, figures_of
@@ -47,7 +47,7 @@ def evaluate(
         try:
             rows = list(figures_of(pair, method, options))
             cases.append(case_of(pair, method, options))
-        except (ScanError, UsageError) as error:
+        except (ScanError, UsageError, OutOfMemory) as error:
             cases.append(EvaluatedCase(pair.name, pair.task, (0.0, 0.0, 0.0), "", (), failures={method: str(error)}))
             watcher.done(pair.name, method, f"failed: {error}")
             continue

@@ -79,7 +79,11 @@ def summary(evaluation: Evaluation) -> str:
     parts = [_table(evaluation)]
     compared = [_sentence(evaluation, each) for each in evaluation.comparisons if each.metric == _first(evaluation)]
     parts += ["\n".join(compared)] if compared else []
-    failures = [f"- {case.name}: {why}" for case in evaluation.cases for why in dict.fromkeys(case.failures.values())]
+    failures = [
+        f"- {why}" if why.startswith(case.name) else f"- {case.name}: {why}"
+        for case in evaluation.cases
+        for why in dict.fromkeys(case.failures.values())
+    ]
     left = [*failures, *(f"- {text}" for text in evaluation.missing)]
     return "\n\n".join([*parts, *(["\n".join(left)] if left else [])])
 
