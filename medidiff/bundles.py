@@ -7,15 +7,20 @@ fp16 safetensors, checked against the SHA-256 in the metadata before use; nothin
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
+import shutil
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medidiff.errors import PipelineError
+from medidiff.errors import CannotWrite, PipelineError, UsageError
+from medidiff.scans.outputs import atomic_folder
 
 if TYPE_CHECKING:
     from medidiff.diffusion.device import Device
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from medidiff.restore import Engine
 
 METADATA = Path("configs/metadata.json")
+STATE_DICT = Path("models/model.pt")
 _HERE = Path(__file__).resolve().parent
 
 
@@ -32,7 +38,7 @@ class Bundle:
 
     Attributes:
         path: its folder.
-        name: the folder's name.
+        name: the name in its metadata, if there is one, else the folder's.
         metadata: ``configs/metadata.json``.
     """
 
@@ -153,7 +159,7 @@ def read(path: Path) -> Bundle:
     """
     try:
         metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
-        bundle = Bundle(path, path.resolve().name, metadata)
+        bundle = Bundle(path, str(metadata.get("name") or path.resolve().name), metadata)
         needed = (
             bundle.version,
             bundle.weights_sha256,
@@ -191,8 +197,12 @@ def locate(name_or_path: str | Path) -> Bundle:
         for folder in folders():
             if (folder / name / METADATA).is_file():
                 return read(folder / name)
-    known = ", ".join(bundle.name for bundle in every()) or "none is installed"
-    raise PipelineError(f"There is no pipeline {name!r}; known are: {known}.")
+    known = every()
+    for bundle in known:  # in a folder of another name
+        if bundle.name == name:
+            return bundle
+    names = ", ".join(bundle.name for bundle in known) or "none is installed"
+    raise PipelineError(f"There is no pipeline {name!r}; known are: {names}.")
 
 
 def every() -> list[Bundle]:
@@ -200,9 +210,87 @@ def every() -> list[Bundle]:
     found: dict[str, Bundle] = {}
     for folder in folders():
         for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-            if (path / METADATA).is_file() and path.name not in found:
-                found[path.name] = read(path)
+            if (path / METADATA).is_file():
+                bundle = read(path)
+                found.setdefault(bundle.name, bundle)
     return [found[name] for name in sorted(found)]
+
+
+def root(given: str | Path, name: str) -> str:
+    """The folder of a bundle, for a configuration that is read by others.
+
+    ``python -m monai.bundle run`` and MONAI Label say where a bundle lies (``bundle_root``). MONAI Deploy does not, but
+    puts the folder on ``sys.path``, for the bundle's scripts.
+
+    Args:
+        given: what the configuration says.
+        name: of the bundle; decides between several on ``sys.path``.
+    """
+    if (Path(given) / METADATA).is_file():
+        return str(given)
+    found: dict[str, str] = {}
+    for entry in sys.path:
+        with suppress(PipelineError):
+            if (Path(entry) / METADATA).is_file():
+                found.setdefault(read(Path(entry)).name, entry)
+    return found.get(name, next(iter(found.values()), str(given)))
+
+
+def export(name_or_path: str | Path, target: Path) -> Bundle:
+    """Copy a bundle into a folder that works by itself, byte for byte, and check it.
+
+    ``models/model.pt`` is added: the same weights as MONAI Label and MONAI Deploy want them, tensors and nothing else
+    (``torch.load`` with ``weights_only``). medidiff itself reads the safetensors only.
+
+    Args:
+        name_or_path: a name that ``medidiff list`` shows, or a bundle's folder.
+        target: the new folder; an older bundle of the same name there is replaced.
+
+    Raises:
+        PipelineError: there is no such bundle, or its weights are damaged.
+        UsageError: the target is the bundle itself, or lies in it.
+        CannotWrite: the target holds something else, or cannot be written.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    bundle = locate(name_or_path)
+    bundle.verify()
+    if target.resolve().is_relative_to(bundle.path.resolve()):
+        raise UsageError(f"{target} lies in the bundle itself; choose another folder.")
+    _refuse_to_replace(target, bundle)
+    with atomic_folder(target) as folder:
+        for file in sorted(path for path in bundle.path.rglob("*") if path.is_file() and not _is_litter(path, bundle)):
+            copy = folder / file.relative_to(bundle.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+            if not filecmp.cmp(file, copy, shallow=False):
+                raise CannotWrite(f"{target} could not be written whole; try again.")
+        named = {"name": bundle.name, **bundle.metadata}
+        (folder / METADATA).write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
+        torch.save(load_file(bundle.weights), folder / STATE_DICT)
+    made = read(target)
+    made.verify()
+    return made
+
+
+def _is_litter(path: Path, bundle: Bundle) -> bool:
+    parts = path.relative_to(bundle.path).parts
+    return any(part.startswith(".") or part == "__pycache__" for part in parts)
+
+
+def _refuse_to_replace(target: Path, bundle: Bundle) -> None:
+    """Stop before anything but an older export of a bundle would be replaced.
+
+    Raises:
+        CannotWrite: there is something else.
+    """
+    if target.is_dir() and (target / METADATA).is_file():
+        with suppress(PipelineError):
+            if read(target).name == bundle.name:
+                return
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise CannotWrite(f"{target} exists and is no bundle of {bundle.name}; choose an empty or a new folder.")
 
 
 def __getattr__(name: str) -> Any:

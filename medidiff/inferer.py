@@ -10,6 +10,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.inferers.inferer import Inferer
+from monai.utils.enums import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -55,7 +56,7 @@ class RestorationInferer(Inferer):
         device = Device(next(network.parameters()).device, "fp32")
         engine = self._bundle.engine(on_device(network, device), device, tile=self._tile)
         modality = self._bundle.settings["modalities"][0]
-        affine = np.asarray(getattr(inputs, "affine", np.eye(4)), dtype=np.float64)
+        affine = _in_ras(inputs, np.asarray(getattr(inputs, "affine", np.eye(4)), dtype=np.float64))
         affines = np.broadcast_to(affine, (len(inputs), *affine.shape[-2:]))  # one each in a collated batch
         made = []
         for index, image in enumerate(inputs):
@@ -65,6 +66,15 @@ class RestorationInferer(Inferer):
             made.append(restore(volume, engine, self._options, self._task, hole=hole))
         means = torch.from_numpy(np.stack([each.mean for each in made]))[:, None].to(inputs.device)
         return _like(inputs, means.reshape(*means.shape[: inputs.ndim]), made, affine.ndim == 3)
+
+
+def _in_ras(inputs: Tensor, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An affine of the images from their own space to RAS+, or back; a MetaTensor may say that it is LPS+."""
+    if not isinstance(inputs, MetaTensor) or inputs.meta.get(MetaKeys.SPACE) != SpaceKeys.LPS:
+        return affine
+    turn = np.ones(affine.shape[-1])
+    turn[: min(2, len(turn) - 1)] = -1
+    return turn[:, None] * affine
 
 
 def _volume(image: Tensor) -> NDArray[Any]:
@@ -79,6 +89,6 @@ def _like(inputs: Tensor, means: Tensor, made: list[Restoration], batched: bool)
         return means
     output = MetaTensor(means)
     output.copy_meta_from(inputs)
-    affines = torch.from_numpy(np.stack([each.affine for each in made]))
+    affines = torch.from_numpy(np.stack([_in_ras(inputs, each.affine) for each in made]))
     output.affine = affines if batched else affines[0]
     return output

@@ -69,7 +69,7 @@ def make(
     trained = metadata["medidiff"]["trained_on"]
     trained |= calibration.trained_range(packed, trained["noise_percent"], tuple(recipe["modalities"]))
     _write(bundle / "configs/metadata.json", metadata)
-    _write(bundle / "configs/inference.json", _inference())
+    _write(bundle / "configs/inference.json", _inference(bundle.resolve().name))
     (bundle / CARD).write_text(_card(recipe["name"], metadata, state["rows"][-1]), encoding="utf-8")
 
 
@@ -97,7 +97,7 @@ def _metadata(
         "spatial_shape": ["*"] * network["spatial_dims"],
         "dtype": "float32",
     }
-    values = {"value_range": [0, 1], "is_patch_data": False, "channel_def": {"0": "image"}}
+    values = {"value_range": [], "is_patch_data": False, "channel_def": {"0": "image"}}
     return {
         "version": version,
         "monai_version": monai.__version__,
@@ -211,17 +211,23 @@ guessed. Detail finer than the scan's voxels is likely, not measured; the map of
 """
 
 
-def _inference() -> dict[str, Any]:
-    """A configuration for ``python -m monai.bundle run``: reads ``image``, writes into ``output_dir``."""
+def _inference(name: str) -> dict[str, Any]:
+    """The configuration that MONAI runs: reads ``image``, writes into ``output_dir``.
+
+    ``python -m monai.bundle run`` takes ``run``; MONAI Label and MONAI Deploy take ``network_def``, ``preprocessing``,
+    ``inferer`` and ``postprocessing``, and leave out what reads or writes files. The grid is kept, so there is nothing
+    to invert.
+    """
     return {
         "imports": ["$import torch"],
         "bundle_root": ".",
+        "bundle": {"_target_": "medidiff.bundles.root", "given": "@bundle_root", "name": name},
         "image": "image.nii.gz",
         "output_dir": "output",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": "medidiff.bundles.load_network", "bundle": "@bundle_root"},
+        "network_def": {"_target_": "medidiff.bundles.load_network", "bundle": "@bundle"},
         "network": "$@network_def.to(@device)",
-        "inferer": {"_target_": "medidiff.bundles.RestorationInferer", "bundle": "@bundle_root"},
+        "inferer": {"_target_": "medidiff.bundles.RestorationInferer", "bundle": "@bundle"},
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -230,15 +236,21 @@ def _inference() -> dict[str, Any]:
             ],
         },
         "postprocessing": {
-            "_target_": "SaveImage",
-            "output_dir": "@output_dir",
-            "output_postfix": "denoised",
-            "separate_folder": False,
-            "print_log": False,
+            "_target_": "Compose",
+            "transforms": [
+                {
+                    "_target_": "SaveImaged",
+                    "keys": "pred",
+                    "output_dir": "@output_dir",
+                    "output_postfix": "denoised",
+                    "separate_folder": False,
+                    "print_log": False,
+                }
+            ],
         },
         "data": "$@preprocessing({'image': @image})",
         "restored": "$@inferer(@data['image'][None], @network)[0]",
-        "run": ["$@postprocessing(@restored)"],
+        "run": ["$@postprocessing({**@data, 'pred': @restored})"],
     }
 
 
