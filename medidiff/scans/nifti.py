@@ -22,6 +22,7 @@ from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume
 
 LABELS = 1002
 NOT_SCANS = {LABELS: "a label map", 1005: "a label map", 1006: "a displacement field", 1007: "a vector field"}
+TEXTS = {"aux_file", "data_type", "db_name"}
 GZIP_LEVEL = 6
 GZIP_START = b"\x1f\x8b"
 DEFLATE_RATIO = 1032  # the most that deflate can pack
@@ -91,7 +92,7 @@ def write(
     affines: Sequence[NDArray[np.float64]] | None = None,
     holes: Sequence[NDArray[np.bool_]] | None = None,
 ) -> tuple[Path, ...]:
-    """Write restored volumes with the input's header: data type, scaling, units and extensions stay.
+    """Write restored volumes with the input's header: data type, scaling and units stay, texts and extensions do not.
 
     Whole-number types are rounded and clipped. On the input's grid, voxels that are not ``valid``, and voxels that were
     not changed, keep their stored value bit for bit. On another grid, voxels whose nearest input voxel is not ``valid``
@@ -389,9 +390,17 @@ def _stored(
 
 
 def _save(header: Any, data: NDArray[Any], path: Path, derivation: Derivation) -> None:
-    """Write header, extensions and data; a gzip stream carries no name and no time."""
+    """Write header and data; a gzip stream carries no name and no time.
+
+    Texts and extensions (comments, DICOM headers, histories) may name the patient or the user, and speak of other
+    pixels: they are not copied.
+    """
     short = derivation.short.encode("ascii", "replace")[:79]
     header["descrip"] = short
+    for field in TEXTS & set(header.keys()):  # NIfTI-2 has fewer
+        header[field] = b""
+    header.extensions.clear()
+    header["vox_offset"] = header.single_vox_offset
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".nii"):
             _stream(header, data, raw)
@@ -401,8 +410,6 @@ def _save(header: Any, data: NDArray[Any], path: Path, derivation: Derivation) -
 
 
 def _stream(header: Any, data: NDArray[Any], file: IO[bytes] | gzip.GzipFile) -> None:
-    if header["vox_offset"] == 0:
-        header["vox_offset"] = header.single_vox_offset
     header.write_to(file)
     file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))
     data = data.astype(header.get_data_dtype(), copy=False)
