@@ -25,6 +25,7 @@ Mask = NDArray[np.bool_]
 
 GAUSSIAN = 1.0  # voxels
 MEDIAN = 3  # voxels
+MIRRORED = 4  # voxels beyond the faces of what ANTs sees: the reach of its windows
 RIM = 3  # voxels around a hole
 AROUND = 6  # voxels around a hole that biharmonic filling sees; it reaches 2
 SKIMAGE = {"patch_size": 5, "patch_distance": 6}  # as in scikit-image's example, with h 0.8 sigma
@@ -130,13 +131,17 @@ def nlm_skimage(noisy: Image, sigma: float, law: Law) -> Image:
 
 
 def ants(noisy: Image, sigma: float, law: Law) -> Image:
-    """ANTs DenoiseImage (Manjon et al. 2010), which estimates the noise itself, place by place."""
+    """ANTs DenoiseImage (Manjon et al. 2010), which estimates the noise itself, place by place.
+
+    The image is mirrored at its faces first, near which ANTs darkens it otherwise.
+    """
     import ants as library
 
     flat = np.squeeze(noisy)
-    model = "Rician" if law == "rician" else "Gaussian"
-    found = library.denoise_image(library.from_numpy(flat.astype(np.float32)), noise_model=model)
-    return np.asarray(found.numpy(), dtype=np.float32).reshape(noisy.shape)
+    wider = library.from_numpy(np.pad(flat.astype(np.float32), MIRRORED, mode="symmetric"))
+    found = library.denoise_image(wider, noise_model="Rician" if law == "rician" else "Gaussian").numpy()
+    inside = found[tuple(slice(MIRRORED, MIRRORED + n) for n in flat.shape)]
+    return np.asarray(inside, dtype=np.float32).reshape(noisy.shape)
 
 
 def bm4d(noisy: Image, sigma: float, law: Law) -> Image:
@@ -254,7 +259,7 @@ def _denoisers() -> Iterator[Peer]:
     yield nlm("nlm-best", "best setting on MR", NLM_BEST)
     title = "scikit-image non-local means (patches of 5, distance 6, h 0.8 sigma; Rician mean inverted)"
     yield peer("nlm-skimage", title, nlm_skimage, module=_SKIMAGE)
-    title = "ANTs DenoiseImage, its default; estimates the noise"
+    title = "ANTs DenoiseImage, its default (estimates the noise), faces mirrored"
     yield peer("ants", title, ants, package="antspyx", module="ants", install=_EXTRA)
     yield peer("bm4d", "BM4D, Rician mean inverted", bm4d, package="bm4d", module="bm4d", install=_NONCOMMERCIAL)
     yield peer("gaussian", f"Gaussian filter of {GAUSSIAN:g} voxel", lambda noisy, sigma, law: smoothed(noisy))

@@ -155,12 +155,13 @@ def partner_of(ref: ScanRef, names: Sequence[str], among: Sequence[ScanRef], *, 
     if alone and len(among) == 1:
         return among[0]
     for simplify in (_same, _numberless):
-        wanted = {simplify(name).casefold() for name in names}
-        fitting = [other for other in among if wanted & {simplify(name).casefold() for name in _all_names(other)}]
-        near = [other for other in fitting if other.relative.parent == ref.relative.parent]
-        for chosen in (near, fitting):
-            if len(chosen) == 1:
-                return chosen[0]
+        for name in names:
+            wanted = simplify(name).casefold()
+            fitting = [one for one in among if wanted in {simplify(each).casefold() for each in _all_names(one)}]
+            near = [one for one in fitting if one.relative.parent == ref.relative.parent]
+            for chosen in (near, fitting):
+                if len(chosen) == 1:
+                    return chosen[0]
     return None
 
 
