@@ -102,11 +102,22 @@ def command(
             raise UsageError(mismatch(error, output, start)) from error
         except ValueError as error:
             raise NoScanFound(f"Nothing was trained: {error}.") from error
-        bundle.make(output, source, output / "bundle", version=VERSION, licence="not stated")
+        if not is_bundle_of(output / "bundle", output):  # it may be calibrated by now
+            bundle.make(output, source, output / "bundle", version=VERSION, licence="not stated")
     click.echo(
         f"{output / 'bundle'}: {trained.iteration} iterations, {100 * min(trained.fraction, 1):.0f} % of the recipe"
     )
     return int(ExitCode.OK)
+
+
+def is_bundle_of(folder: Path, run: Path) -> bool:
+    """Whether a bundle holds the weights of a run as they are."""
+    from medidiff.training import checkpoint, pack
+
+    try:
+        return pack.digest(checkpoint.shipped(folder)) == pack.digest(run / "model.safetensors")
+    except (OSError, ValueError):
+        return False
 
 
 def recipe_of(path: Path) -> Recipe:

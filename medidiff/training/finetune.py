@@ -30,7 +30,7 @@ PATIENCE = 4  # judgements without a better one, after which there is no hope
 CERTAIN = 2.0  # standard errors
 _STRENGTHS = (0.5, 1.0)  # a of ``recorrupt``
 _EDGE, _BATCH = {3: 32, 2: 96}, {3: 4, 2: 6}
-_EMA, _WARMUP, _CLIP, _REPLAYED = 0.98, 10, 1.0, 2
+_EMA, _WARMUP, _CLIP, _REPLAYED = 0.98, 20, 1.0, 2
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Settings:
     """
 
     seconds: float = 600.0
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     replay: int = 3
     seed: int = 0
 
@@ -151,11 +151,9 @@ def without_truth(
         objective.drift(tuned, teacher, example, null, simulator.generator).backward()
 
     def learned(tuned: Backbone) -> None:
-        for _ in range(_BATCH[dims]):
-            strength = math.exp(chance.uniform(*np.log(_STRENGTHS)))
-            pair = recorrupt(_crop(learn[chance.integers(len(learn))], _EDGE[dims], chance), strength, generator)
-            loss = pair.error(objective.mean_residual(tuned, pair.problem)).square().mean()
-            (loss / _BATCH[dims]).backward()
+        crops = _crops(learn[chance.integers(len(learn))], _EDGE[dims], _BATCH[dims], chance)
+        pair = recorrupt(crops, math.exp(chance.uniform(*np.log(_STRENGTHS))), generator)
+        pair.error(objective.mean_residual(tuned, pair.problem)).square().mean().backward()
 
     def step(tuned: Backbone, iteration: int) -> None:
         turn = settings.replay > 0 and iteration % (settings.replay + 1) == settings.replay
@@ -165,27 +163,29 @@ def without_truth(
     return improve(network.train(), step, judge, settings, tell)
 
 
-def _crop(scan: Noisy, edge: int, chance: np.random.Generator) -> Noisy:
-    """A random crop, mostly of the object, in a random orientation."""
-    images, sigma = scan.images, scan.sigma
-    index = int(chance.integers(len(images)))
-    for _ in range(6):
-        window = [slice(index, index + 1)]
-        for size in images.shape[1:]:
-            start = int(chance.integers(max(size - edge, 0) + 1))
-            window.append(slice(start, start + edge))
-        if float((images[tuple(window)] > OBJECT + 2 * sigma[tuple(window)]).float().mean()) > 0.2:
-            break
-    dims = images.ndim - 1
+def _crops(scan: Noisy, edge: int, count: int, chance: np.random.Generator) -> Noisy:
+    """Random crops, mostly of the object, all with their axes in one random order."""
+    dims = scan.images.ndim - 1
     # a texture belongs to its axes
     order = list(range(dims)) if scan.texture is not None else [int(axis) for axis in chance.permutation(dims)]
-    flips = [1 + axis for axis in range(dims) if chance.random() < 0.5]
+    pairs = []
+    for _ in range(count):
+        window = _window(scan, edge, chance)
+        flips = [axis for axis in range(dims) if chance.random() < 0.5]
+        pairs.append([array[window].permute(order).flip(flips) for array in (scan.images, scan.sigma)])
+    images, sigma = (torch.stack(arrays) for arrays in zip(*pairs, strict=True))
+    return replace(scan, images=images, sigma=sigma, spacing=tuple(scan.spacing[axis] for axis in order))
 
-    def turned(array: Tensor) -> Tensor:
-        return array[tuple(window)].permute(0, *(1 + axis for axis in order)).flip(flips)
 
-    spacing = tuple(scan.spacing[axis] for axis in order)
-    return replace(scan, images=turned(images), sigma=turned(sigma), spacing=spacing)
+def _window(scan: Noisy, edge: int, chance: np.random.Generator) -> tuple[int | slice, ...]:
+    """Where to crop one of the images."""
+    index = int(chance.integers(len(scan.images)))
+    for _ in range(6):
+        starts = [int(chance.integers(max(size - edge, 0) + 1)) for size in scan.images.shape[1:]]
+        window: tuple[int | slice, ...] = (index, *(slice(start, start + edge) for start in starts))
+        if float((scan.images[window] > OBJECT + 2 * scan.sigma[window]).float().mean()) > 0.2:
+            break
+    return window
 
 
 def with_truth(

@@ -119,7 +119,8 @@ def draw(folder: Path, rows: Sequence[dict[str, Any]], shown: Sequence[Shown]) -
         ]
         for key in dict.fromkeys(key for row in rows for key in row if key.endswith("_network"))
     }
-    figure = matplotlib.figure.Figure((9, 4), layout="constrained")
+    figure = matplotlib.figure.Figure((9, 4))
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.13, top=0.9)
     losses, decibels = figure.subplots(1, 2)
     iterations = [row["iteration"] for row in rows]
     for name, label in (("null_loss", "posterior mean"), ("v_loss", "other diffusion times")):
@@ -133,7 +134,8 @@ def draw(folder: Path, rows: Sequence[dict[str, Any]], shown: Sequence[Shown]) -
         axes.legend(fontsize="x-small")
     figure.savefig(folder / CURVE, dpi=110)
     if shown:
-        figure = matplotlib.figure.Figure((9, 2.6 * len(shown)), layout="constrained")
+        figure = matplotlib.figure.Figure((9, 2.6 * len(shown)))
+        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.1 / len(shown), wspace=0.03)
         for line, one in zip(figure.subplots(len(shown), len(_COLUMNS), squeeze=False), shown, strict=True):
             top = float(one.images[-1].max())
             notes = ("", f", {one.figures[0]:.2f} dB", f", {one.figures[1]:.2f} dB", "")

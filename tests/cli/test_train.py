@@ -88,7 +88,10 @@ def test_a_run_goes_on_or_begins_again(recipe: Path, tmp_path: Path, capsys: Cap
     assert "goes on at iteration 3, 60 % done" in capsys.readouterr().err
     with (run / "log.csv").open() as file:
         assert [int(row["iteration"]) for row in csv.DictReader(file)] == [3, 5]
+    calibrated = run / "bundle/configs/metadata.json"
+    calibrated.write_text(calibrated.read_text().replace("{", '{"mark": 1,', 1))
     assert main(command) == 0  # nothing is left to do
+    assert json.loads(calibrated.read_text())["mark"] == 1
     with (run / "log.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
     recipe.write_text(recipe.read_text().replace("iterations = 5", "iterations = 3"))
