@@ -213,7 +213,7 @@ def test_no_patient_data_in_messages_of_failures(
             path.write_bytes(path.read_bytes()[:-99])
         else:
             dataset = pydicom.dcmread(path)
-            dataset.Rows += 7
+            dataset.HighBit -= 3
             dataset.save_as(path)
     for command, code in (
         (["verify", "out"], 9),
