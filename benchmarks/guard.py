@@ -26,7 +26,7 @@ from medidiff import bundles, pipelines
 from medidiff.config import ComputeOptions, RestoreOptions
 from medidiff.diffusion import consistency, guard
 from medidiff.physics import degradations, intensity, noise
-from medidiff.physics.holes import harmonic_fill
+from medidiff.physics.holes import fill
 from medidiff.physics.operators import Acquisition, Axis
 from medidiff.pipelines import Pipeline
 from medidiff.scans.volume import Volume
@@ -226,7 +226,7 @@ def refined(case: Case) -> Iterator[Outcome]:
 
 
 def filled(case: Case) -> Iterator[Outcome]:
-    """Inpainting of an artefact (zeros) under the right mask and under shifted ones, with the harmonic filling."""
+    """Inpainting of an artefact (zeros) under the right mask and under shifted ones, with the smooth filling."""
     generator = torch.Generator().manual_seed(len(case.name))
     shape = torch.Size((1, *case.clean.shape))
     for number in range(3):
@@ -244,9 +244,9 @@ def filled(case: Case) -> Iterator[Outcome]:
             unshifted = shift and bool((hole == artefact).all())  # a slab along this axis
             if unshifted or (number and shift == 0 and source is case.clean):
                 continue
-            image = harmonic_fill(
-                torch.from_numpy(source)[None], torch.from_numpy(hole)[None], torch.tensor([case.spacing])
-            )[0].numpy()
+            image = fill(torch.from_numpy(source)[None], torch.from_numpy(hole)[None], torch.tensor([case.spacing]))[
+                0
+            ].numpy()
             yield name, shift > 0, guard.inpaint(consistency.filled(source, image, hole))
     changed = np.where(hole, image, np.nextafter(image, np.float32(9)))
     yield "inpaint, image changed outside of the hole", True, guard.inpaint(consistency.filled(source, changed, hole))
@@ -275,7 +275,7 @@ def document(result: dict[str, Any]) -> str:
     where = result["environment"]
     judged = (
         f"{result['data']}; pipeline {where['pipeline']} {where['version']}. Super-resolution and inpainting are judged"
-        " on classical images (exact interpolation, harmonic filling), which the guard must pass as well."
+        " on classical images (exact interpolation, smooth filling), which the guard must pass as well."
     )
     parts = [
         "# Guard",

@@ -17,7 +17,7 @@ from panels import Image, Mask, Panel, draw, print_table, psnr, stated
 
 import medidiff
 from medidiff import Restoration
-from medidiff.physics.holes import harmonic_fill
+from medidiff.physics.holes import fill
 
 TRUTH = Path(__file__).resolve().parents[1] / "sample_data" / "phantom_t1w_truth.nii.gz"
 CENTRES = ((62.0, 40.0, 55.0), (66.0, 46.0, 57.0), (60.0, 47.0, 51.0))  # voxels; three balls grown together
@@ -46,8 +46,8 @@ def main() -> None:
 
     spacing = torch.tensor([image.header.get_zooms()])
     batch = torch.from_numpy(restoration.volume.array)[None]
-    smooth = harmonic_fill(batch, torch.from_numpy(hole)[None], spacing)[0].numpy()
-    images = {"harmonic filling (medidiff's base)": smooth, "medidiff": restoration.mean}
+    smooth = fill(batch, torch.from_numpy(hole)[None], spacing)[0].numpy()
+    images = {"smooth filling (medidiff's base)": smooth, "medidiff": restoration.mean}
     print_table(f"PSNR in a hole of {hole.sum()} voxels", images, truth, hole)
     changed = int(np.count_nonzero((restoration.mean != restoration.volume.array) & ~hole))
     print(f"Voxels outside of the hole that changed: {changed}")
@@ -75,7 +75,7 @@ def panels(restoration: Restoration, smooth: Image, truth: Image, hole: Mask) ->
     return [
         [
             Panel("scan with a hole", restoration.volume.array[part], *grey, border),
-            Panel(f"harmonic filling\n{psnr(smooth, truth, hole):.1f} dB in the hole", smooth[part], *grey, border),
+            Panel(f"smooth filling\n{psnr(smooth, truth, hole):.1f} dB in the hole", smooth[part], *grey, border),
             Panel(f"medidiff\n{psnr(mean, truth, hole):.1f} dB in the hole", mean[part], *grey, border),
             Panel("truth", truth[part], *grey, border),
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,8 @@ def restore(
     gap = None if hole is None else grid.apply(hole)
     measured = _measured(volume, grid, gap)
     scaling, unit = intensity.normalise(on_grid, volume.modality, measured)
-    level, warnings = _noise(unit, volume.modality, scaling, options, task, engine)
+    voxels = _voxels(volume, grid)
+    level, warnings = _noise(unit, volume.modality, voxels, scaling, options, task, engine)
     percent = 100 * level.sigma / scaling.bright
     found = _range(unit, volume, grid, 0.0 if warnings else percent, task, engine, options)
     record = _record(volume, engine, options, task, scaling, level) | {"warnings": [*warnings, *found.warnings]}
@@ -170,7 +171,7 @@ def restore(
         return _untouched(volume, options, found.figures, record | _timed(begin))
 
     turned = _turned(options, grid)
-    posed = posing.pose(task, unit, _voxels(volume, grid), level, gap, turned, engine.network.spatial_dims)
+    posed = posing.pose(task, unit, voxels, level, gap, turned, engine.network.spatial_dims)
     record["warnings"] += _beyond(posed, engine)
     denoise = engine.denoiser(posed.problem, _Counter(progress, options))
     residual, log_variance = sampler.posterior_mean(denoise)
@@ -229,14 +230,20 @@ def _measured(volume: Volume, grid: geometry.Grid, gap: NDArray[np.bool_] | None
 
 
 def _noise(
-    unit: Image, modality: str, scaling: intensity.Intensity, options: RestoreOptions, task: Task, engine: Engine
+    unit: Image,
+    modality: str,
+    voxels: posing.Voxels,
+    scaling: intensity.Intensity,
+    options: RestoreOptions,
+    task: Task,
+    engine: Engine,
 ) -> tuple[noise.NoiseEstimate, list[str]]:
     """The noise to be removed, and a warning where an estimate lies so far beyond training that it is cut."""
-    law = noise.law_of(unit, modality)
     asked = options.noise
     if asked is None:  # refining and filling keep what was measured exactly unless they are asked to remove noise
         asked = "auto" if task == "denoise" else 0.0
-    level = noise.estimate(unit, law) if asked == "auto" else noise.given(asked / 100 * scaling.bright, law)
+    sigma = None if asked == "auto" else asked / 100 * scaling.bright
+    level = noise.of_scan(unit, modality, posing.stack_axis(unit.shape, voxels), sigma=sigma)
     percent = 100 * level.sigma / scaling.bright
     most = math.inf if engine.noise_range is None else _CREDIBLE * engine.noise_range[1]
     if asked != "auto" or percent <= most:
@@ -350,10 +357,10 @@ def _judged(
         figures = consistency.filled(before, after, gap)
         return figures, guard.inpaint(figures)
     restored = mean[1] if measured is None else np.where(measured, mean[1], scan[1])
-    figures = consistency.check(scan[1], restored, sigma, level.law)
+    figures = consistency.check(scan[1], restored, sigma, level.law, level.texture)
     shown = None
     if level.source == "given":
-        shown = 100 * noise.estimate(scan[1], level.law, with_map=False).sigma / scaling.bright
+        shown = 100 * noise.seen(scan[1], level) / scaling.bright
     percent = 100 * level.sigma / scaling.bright
     return figures, guard.denoise(figures, percent, strength=options.strength, measured_percent=shown)
 
@@ -383,6 +390,7 @@ def _record(
         "noise_law": level.law,
         "noise_varies": level.map is not None,
         "noise_band_correlation": round(level.correlation, 4),
+        "noise_texture": None if level.texture is None else asdict(level.texture),
         "strength": options.strength,
         "samples": options.samples,
         "steps": options.steps,

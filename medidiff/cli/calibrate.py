@@ -41,6 +41,7 @@ def command(bundle: Path, scans: tuple[Path, ...], tasks: tuple[str, ...], crop:
     from medidiff.config import ComputeOptions
     from medidiff.diffusion import device as devices
     from medidiff.training import calibration
+    from medidiff.training.validation import noise_of
 
     found = bundles.read(bundle)
     known = [task for task in TASKS if task in found.settings["tasks"]]
@@ -52,7 +53,7 @@ def command(bundle: Path, scans: tuple[Path, ...], tasks: tuple[str, ...], crop:
     try:
         table = calibration.calibrate(
             references(scans, crop, found),
-            restore_with(engine),
+            restore_with(engine, noise_of(found.settings["modalities"])),
             wanted,
             seed=seed,
             progress=lambda text: click.echo(text, err=True),
@@ -78,18 +79,21 @@ def uncalibrated(bundle: Bundle) -> Bundle:
     return replace(bundle, metadata={**bundle.metadata, "medidiff": settings})
 
 
-def restore_with(engine: Engine) -> Restore:
-    """Trials through an engine that is not calibrated."""
+def restore_with(engine: Engine, modality: str) -> Restore:
+    """Trials, scans of a modality, through an engine that is not calibrated."""
     import numpy as np
 
     from medidiff.config import RestoreOptions
+    from medidiff.physics.intensity import CT_OFFSET, CT_SCALE, Intensity
     from medidiff.restore import restore
     from medidiff.scans.volume import Volume
 
+    scaling = Intensity(CT_OFFSET, CT_SCALE) if modality == "CT" else Intensity(0.0, 1.0)
+
     def restored(trial: Trial) -> tuple[Image, Image]:
-        volume = Volume(trial.scan, np.diag([*trial.spacing, 1.0]), "MR")
+        volume = Volume(scaling.undo(trial.scan), np.diag([*trial.spacing, 1.0]), modality)
         found = restore(volume, engine, RestoreOptions(**trial.options, force=True), trial.task, hole=trial.hole)
-        return found.mean, found.std
+        return scaling.apply(found.mean), found.std / np.float32(scaling.scale)
 
     return restored
 
@@ -104,6 +108,7 @@ def references(sources: tuple[Path, ...], crop: int, bundle: Bundle) -> Iterator
     from medidiff import scans
     from medidiff.physics import intensity
     from medidiff.training import calibration
+    from medidiff.training.validation import noise_of
 
     kinds = tuple(bundle.settings.get("modalities", ()))
     for path, subject in listed(sources, kinds):
@@ -119,7 +124,7 @@ def references(sources: tuple[Path, ...], crop: int, bundle: Bundle) -> Iterator
         _, unit = intensity.normalise(mean, volumes[0].modality)
         clean = calibration.middle(np.maximum(unit, 0), crop)
         if bundle.spatial_dims == 3:
-            yield calibration.Reference(clean, volumes[0].spacing, subject)
+            yield calibration.Reference(clean, volumes[0].spacing, subject, noise_of(kinds))
             continue
         for k in np.linspace(0, clean.shape[2] - 1, SLICES + 2).astype(int)[1:-1]:
             yield calibration.Reference(np.ascontiguousarray(clean[:, :, k : k + 1]), volumes[0].spacing, subject)

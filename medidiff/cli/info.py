@@ -92,7 +92,7 @@ def noise_of(volume: Volume) -> dict[str, Any]:
     from medidiff.physics import intensity, noise
 
     scaling, unit = intensity.normalise(volume.array, volume.modality, volume.valid)
-    found = noise.estimate(unit, noise.law_of(unit, volume.modality))
+    found = noise.of_scan(unit, volume.modality, 2 if volume.slice_axis is None else volume.slice_axis)
     percent, sigma = 100 * found.sigma / scaling.bright, found.sigma * scaling.scale
     return {
         "percent": round(percent, 2),

@@ -15,14 +15,20 @@ from scipy import ndimage
 
 from medidiff.physics import intensity, noise
 from medidiff.physics.rician import Law, rician_mean, rician_variance
+from medidiff.physics.texture import Texture
 
 _FEWEST = 512
+_COARSE = 3  # voxels
 _SHELL = 3  # voxels: how far beside a hole its surroundings go
 _PREVALENT = 0.1  # share of a hole, or of its shell, that one value takes before it counts as an artefact's
 
 
 def check(
-    measured: NDArray[np.float32], mean: NDArray[np.float32], sigma: NDArray[np.float32], law: Law
+    measured: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    sigma: NDArray[np.float32],
+    law: Law,
+    texture: Texture | None = None,
 ) -> dict[str, Any]:
     """Figures of the removed part ``q = y - E[y | x]`` in the foreground of the scan's middle, in sigma.
 
@@ -31,12 +37,13 @@ def check(
         mean: the restored x, same shape.
         sigma: noise standard deviation, broadcastable.
         law: how y scatters around x.
+        texture: spectrum of the noise; ``None`` for white. Correlations are those beyond what it gives.
 
     Returns:
         ``removed_variance_ratio``: variance of q over that of the noise; 1 when all noise and nothing else was
         removed, less when the restored image keeps noise. ``removed_mean``: mean of q in sigma; 0 without bias.
-        ``removed_lag1``: largest lag-1 correlation of q; 0 for white noise, more when structure was removed.
-        ``removed_coarse``: variance of q's means over 3 voxels an axis, over what white noise of sigma gives; 1 for
+        ``removed_lag1``: largest lag-1 correlation of q; 0 for noise, more when structure was removed.
+        ``removed_coarse``: variance of q's means over 3 voxels an axis, over what noise of sigma gives; 1 for
         noise, more when structure was removed. ``removed_edge_correlation``: correlation of abs(q) with the gradient
         of x; 0 when no edge was touched. ``noise_left``: fluctuation of x's finest diagonal band in sigma; it
         holds anatomy where sigma is small. Empty when the foreground is too small to tell.
@@ -56,12 +63,14 @@ def check(
     q = removed[inside].astype(np.float64)
     centred = np.where(inside, removed - q.mean(), 0.0).astype(np.float32)
     gradient = ndimage.gaussian_gradient_magnitude(mean, [1.0 if n > 1 else 1e-3 for n in mean.shape])[inside]
-    lags = [noise.lag1(centred, inside, axis) or 0.0 for axis in range(mean.ndim)]
+    expected_lags = [0.0] * mean.ndim if texture is None else texture.lag1(mean.ndim)
+    lags = [(noise.lag1(centred, inside, axis) or 0.0) - lag for axis, lag in enumerate(expected_lags)]
+    coarse = 1.0 if texture is None else texture.coarse(mean.shape, _COARSE)
     return {
         "removed_variance_ratio": round(float(q.var()), 4),
         "removed_mean": round(float(q.mean()), 4),
         "removed_lag1": round(float(max(lags, key=abs)), 4),
-        "removed_coarse": round(_coarse_power(centred, inside), 4),
+        "removed_coarse": round(_coarse_power(centred, inside) / coarse, 4),
         "removed_edge_correlation": round(_correlation(np.abs(q), gradient), 4),
         "noise_left": round(noise.fine_fluctuation(mean / sigma, inside), 4),
     }
@@ -194,7 +203,7 @@ def _artefact(measured: NDArray[np.float32], hole: NDArray[np.bool_], shell: NDA
 
 def _coarse_power(centred: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
     """Variance of means over 3 voxels an axis, in units of what white noise of variance 1 gives."""
-    size = [3 if n > 2 else 1 for n in centred.shape]
+    size = [_COARSE if n >= _COARSE else 1 for n in centred.shape]
     whole = ndimage.minimum_filter(inside, size)
     means = ndimage.uniform_filter(centred, size)[whole if int(whole.sum()) >= _FEWEST else inside]
     return float(means.var(dtype=np.float64)) * float(np.prod(size))

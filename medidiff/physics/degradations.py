@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from medidiff.physics.texture import Texture
+
 TINY = 1e-12
 _SLAB, _CUBOID = 0.1, 0.1  # shares of the shapes of holes; the rest are lesions
 
@@ -53,24 +55,12 @@ def colour(white: Tensor, fwhm: Tensor) -> Tensor:
     return coloured
 
 
-def ct_texture(white: Tensor, exponent: Tensor, cutoff: Tensor) -> Tensor:
-    """Noise with the spectrum ``f^a exp(-(f/f0)^2)`` of filtered back-projection, in the plane of the first two axes.
-
-    Args:
-        white: unit white noise (B, *spatial).
-        exponent: a, shape (B,), 0.7 to 1.1.
-        cutoff: f0 in units of the Nyquist frequency, shape (B,).
-    """
+def textured(white: Tensor, texture: Texture) -> Tensor:
+    """White unit noise (B, *spatial) given the spectrum of ``texture``, at unit variance."""
     axes = _spatial(white)
-    plane = axes[:2]
-    fx = torch.fft.fftfreq(white.shape[plane[0]], device=white.device).reshape(1, -1, *(1,) * (white.ndim - 2))
-    fy = torch.fft.fftfreq(white.shape[plane[1]], device=white.device).reshape(1, 1, -1, *(1,) * (white.ndim - 3))
-    f = (fx**2 + fy**2).sqrt() * 2
-    power = (f + 1e-3) ** _per_image(exponent, white) * torch.exp(-((f / _per_image(cutoff, white)) ** 2))
-    response = power.sqrt()
-    norm = response.square().mean(dim=plane, keepdim=True).sqrt()
-    textured: Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=plane) * (response / norm), dim=plane).real
-    return textured
+    gain = torch.as_tensor(texture.power(tuple(white.shape[1:])) ** 0.5, dtype=white.dtype, device=white.device)
+    result: Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * gain, dim=axes).real
+    return result
 
 
 def add_gaussian(clean: Tensor, sigma: Tensor, generator: torch.Generator, texture: Tensor | None = None) -> Tensor:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
 
 CT_OFFSET, CT_SCALE = -1024.0, 2000.0
+CT_BRIGHT = 0.6  # bright level of a normalised CT scan, usually: soft tissue and some bone
 FOREGROUND_PERCENTILE = 99.5
 _ENOUGH = 1_000_000  # voxels that a histogram needs
 
@@ -43,6 +43,8 @@ class Intensity:
 
 def foreground(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Voxels brighter than Otsu's threshold (all of them in a constant image)."""
+    from skimage.filters import threshold_otsu
+
     low, high = float(values.min()), float(values.max())
     if not high > low:
         return np.ones(values.shape, dtype=np.bool_)

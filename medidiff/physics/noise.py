@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from medidiff.physics.intensity import foreground
 from medidiff.physics.rician import Law, rician_mean, rician_variance
+from medidiff.physics.texture import Texture, measure
 
 _DB2_HIGH = np.array([-0.12940952, -0.22414387, 0.83651630, -0.48296291])
 _MAD_OF_NORMAL = 0.67448975
@@ -49,6 +50,7 @@ class NoiseEstimate:
             noise is low beside the finest anatomy, or that the scan was interpolated, so that ``sigma`` is only an
             order of size.
         source: ``estimated`` or ``given``.
+        texture: the noise's spectrum; ``None`` where it is taken as white.
     """
 
     sigma: float
@@ -56,6 +58,7 @@ class NoiseEstimate:
     law: Law
     correlation: float
     source: Literal["estimated", "given"]
+    texture: Texture | None = None
 
     @property
     def local(self) -> NDArray[np.float32]:
@@ -68,9 +71,47 @@ def law_of(values: NDArray[np.float32], modality: str) -> Law:
     return "rician" if modality == "MR" and float(values.min()) >= 0 else "gaussian"
 
 
-def given(sigma: float, law: Law) -> NoiseEstimate:
-    """The user's own figure, in the units of the array it will be used with."""
-    return NoiseEstimate(float(sigma), None, law, 0.0, "given")
+def of_scan(
+    values: NDArray[np.float32],
+    modality: str,
+    slices: int | None,
+    *,
+    sigma: float | None = None,
+    with_map: bool = True,
+) -> NoiseEstimate:
+    """The noise of a scan: white in MR and other modalities, with a texture of its own in CT.
+
+    Args:
+        values: shape (I, J, K), any units.
+        modality: DICOM code.
+        slices: the axis along which slices follow one another; ``None`` when all are alike.
+        sigma: standard deviation where it is known, in the units of ``values``.
+        with_map: also look for spatial variation.
+    """
+    law = law_of(values, modality)
+    if sigma == 0 or (sigma is not None and modality != "CT"):
+        return NoiseEstimate(float(sigma), None, law, 0.0, "given")
+    found = estimate(values, law, with_map=with_map and sigma is None)
+    if modality == "CT":
+        found = _with_texture(found, values, slices)
+    return found if sigma is None else NoiseEstimate(float(sigma), None, law, 0.0, "given", found.texture)
+
+
+def seen(values: NDArray[np.float32], level: NoiseEstimate) -> float:
+    """Sigma that a scan itself shows, under the law and the kind of texture of ``level``."""
+    found = estimate(values, level.law, with_map=False)
+    return (found if level.texture is None else _with_texture(found, values, level.texture.axis)).sigma
+
+
+def _with_texture(found: NoiseEstimate, values: NDArray[np.float32], slices: int | None) -> NoiseEstimate:
+    """An estimate of white noise corrected for what the finest band shows of noise of another spectrum."""
+    smooth = ndimage.uniform_filter(values, [_LEVEL_WINDOW if n > 1 else 1 for n in values.shape], mode="nearest")
+    measured = measure(values, foreground(smooth) & fluctuating(values), slices)
+    if measured is None or found.sigma == 0:
+        return found
+    texture, sigma = measured
+    local = None if found.map is None else np.asarray(found.map * (sigma / found.sigma), dtype=np.float32)
+    return replace(found, sigma=sigma, map=local, correlation=0.0, texture=texture)
 
 
 def limited(level: NoiseEstimate, most: float) -> NoiseEstimate:

@@ -21,6 +21,7 @@ from medidiff.physics import resolution, tasks
 from medidiff.physics.noise import NoiseEstimate
 from medidiff.physics.operators import Acquisition
 from medidiff.physics.tasks import Problem
+from medidiff.physics.texture import Texture
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -166,15 +167,17 @@ def pose(
     if task == "superres":
         return _superresolve(unit, voxels, level, hole, options, planes)
     spacing = torch.tensor([_in_plane(voxels.spacing, planes)])
-    sigma = _sigma(level, unit.shape)
+    sigma, texture = _sigma(level, unit.shape), _texture(level, planes)
     if task == "denoise":
-        problem = tasks.denoise(_batch(unit, planes), _batch(sigma, planes), level.law, spacing)
+        problem = tasks.denoise(_batch(unit, planes), _batch(sigma, planes), level.law, spacing, texture)
         return Posed(problem, planes, unit, tuple(slice(0, n) for n in unit.shape), None, KAPPA[task])
     if hole is None:
         raise UsageError("Inpainting needs a mask that says which voxels to fill.")
     box = _around(hole)
     quiet = None if level.sigma == 0 else _batch(sigma[box], planes)
-    problem = tasks.inpaint(_batch(unit[box], planes), _batch(hole[box], planes), spacing, sigma=quiet, law=level.law)
+    problem = tasks.inpaint(
+        _batch(unit[box], planes), _batch(hole[box], planes), spacing, sigma=quiet, law=level.law, texture=texture
+    )
     return Posed(problem, planes, unit, box, None, KAPPA[task])
 
 
@@ -205,6 +208,7 @@ def _superresolve(
         torch.tensor([_in_plane(fine, planes)]),
         sigma=None if level.sigma == 0 else _batch(_sigma(level, unit.shape), planes),
         law=level.law,
+        texture=_texture(level, planes),
         hole=None if hole is None else _batch(hole, planes),
     )
     return Posed(problem, planes, unit, tuple(slice(0, n) for n in acquisition.fine), acquisition, KAPPA["superres"])
@@ -213,6 +217,13 @@ def _superresolve(
 def _sigma(level: NoiseEstimate, shape: tuple[int, ...]) -> Image:
     """The noise of every voxel."""
     return np.broadcast_to(level.local, shape)
+
+
+def _texture(level: NoiseEstimate, planes: int | None) -> Texture | None:
+    """The noise's spectrum on the axes of one image."""
+    if level.texture is None or planes is None:
+        return level.texture
+    return level.texture.in_plane()
 
 
 def _batch(array: NDArray[Any], planes: int | None) -> Tensor:

@@ -45,12 +45,13 @@ def _origins(block: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
             yield origin
 
 
-def shrink(noisy: Tensor, spatial_dims: int = 3) -> tuple[Tensor, Tensor]:
-    """Denoise an image whose noise is white with unit variance.
+def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Denoise an image whose noise has unit variance.
 
     Args:
         noisy: shape (..., *spatial), in units of the noise standard deviation.
         spatial_dims: how many trailing axes are spatial.
+        variances: of each coefficient of a block (``texture.block_variances``); ``None`` for white noise.
 
     Returns:
         The estimate, and its expected variance in units of the noise variance (the mean Wiener gain of the blocks
@@ -63,29 +64,33 @@ def shrink(noisy: Tensor, spatial_dims: int = 3) -> tuple[Tensor, Tensor]:
     after = [n - 1 + (-(size + 2 * (n - 1))) % n for size, n in zip(spatial, block, strict=True)]
     padded = extend(noisy, before, after)
     basis = reduce(torch.kron, [dct_matrix(n) for n in block]).T.to(noisy.device, torch.float32).contiguous()
-    pilot, _ = _stage(padded, None, block, basis)
-    estimate, variance = _stage(padded, pilot, block, basis)
+    spread = torch.ones(len(basis), device=noisy.device) if variances is None else variances.to(noisy.device)
+    pilot, _ = _stage(padded, None, block, basis, spread)
+    estimate, variance = _stage(padded, pilot, block, basis, spread)
     inside: tuple[Any, ...] = (..., *(slice(p, p + size) for p, size in zip(before, spatial, strict=True)))
     return estimate[inside].contiguous(), variance[inside].contiguous()
 
 
-def _stage(noisy: Tensor, pilot: Tensor | None, block: tuple[int, ...], basis: Tensor) -> tuple[Tensor, Tensor]:
+def _stage(
+    noisy: Tensor, pilot: Tensor | None, block: tuple[int, ...], basis: Tensor, spread: Tensor
+) -> tuple[Tensor, Tensor]:
     """One pass over all block grids: hard thresholding without a pilot, Wiener shrinkage with one."""
+    limits = THRESHOLD * spread.sqrt()
     weighted, weights, variance = torch.zeros_like(noisy), torch.zeros_like(noisy), torch.zeros_like(noisy)
     for origin in _origins(block):
         grid = _BlockGrid(noisy.shape, origin, block)
         coefficients = grid.gather(noisy) @ basis
         if pilot is None:
-            gain = (coefficients.abs() > THRESHOLD).to(coefficients.dtype)
+            gain = (coefficients.abs() > limits).to(coefficients.dtype)
         else:
             power = (grid.gather(pilot) @ basis).square_()
-            gain = power.div_(power + 1)
+            gain = power.div_(power + spread)
         gain[:, 0] = 1
-        weight = gain.square().sum(1, keepdim=True).reciprocal_()
+        weight = (gain.square() @ spread[:, None]).reciprocal_()
         grid.scatter_add(weighted, (coefficients.mul_(gain) @ basis.T).mul_(weight))
         grid.scatter_add(weights, weight.expand(-1, basis.shape[0]))
         if pilot is not None:
-            grid.scatter_add(variance, (gain.mean(1, keepdim=True) * weight).expand(-1, basis.shape[0]))
+            grid.scatter_add(variance, ((gain @ spread[:, None]) / len(spread) * weight).expand(-1, basis.shape[0]))
     # the outermost voxels of the extension lie in no block of some grids; they are cropped away, so any finite value
     # does
     weights.clamp_(min=1e-12)

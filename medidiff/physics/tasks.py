@@ -18,7 +18,8 @@ from medidiff.physics import holes, smooth
 from medidiff.physics.extend import extend
 from medidiff.physics.operators import Acquisition
 from medidiff.physics.rician import Law, remove_rician_bias, rician_bias
-from medidiff.physics.shrinkage import shrink
+from medidiff.physics.shrinkage import block_shape, shrink
+from medidiff.physics.texture import Texture, block_variances
 
 SMALLEST_SCALE = 0.003  # of the bright foreground level
 SMALLEST_SIGMA = 1e-4
@@ -29,8 +30,8 @@ _PROFILE_CODE = {"box": 0.0, "gaussian": 1.0, "kspace": -1.0}
 # T1w, T2w and FLAIR brains for factors 1.5 to 8 and all profiles (within 20 % of each).
 _INTERPOLATION, _INTERPOLATION_GROWTH = 0.25, 1.3
 _INTERPOLATION_FLOOR = 0.01
-# Error of the harmonic filling over the standard deviation of the object around, by depth in the hole: same brains.
-_FILLING, _FILLING_REACH = 0.9, 1.8
+# Error of the filling over the standard deviation of the object around, by depth in the hole: same brains, to 2 %.
+_FILLING, _FILLING_REACH = 1.05, 1.8
 _OBJECT = 0.05
 _ASKED_AGAIN = 4.0
 
@@ -128,7 +129,7 @@ def _local_mean(image: Tensor) -> Tensor:
     return pool(extend(image, [1] * dims, [1] * dims)[:, None], 3, stride=1)[:, 0]
 
 
-def denoise(measured: Tensor, sigma: Tensor, law: Law, spacing: Tensor) -> Problem:
+def denoise(measured: Tensor, sigma: Tensor, law: Law, spacing: Tensor, texture: Texture | None = None) -> Problem:
     """Pose denoising, ``A = I``: the whole scan was measured, with noise of known law and strength.
 
     The base is the sliding-DCT estimate with the Rician bias of the mean removed. The expected size of its error is
@@ -140,19 +141,26 @@ def denoise(measured: Tensor, sigma: Tensor, law: Law, spacing: Tensor) -> Probl
         sigma: noise standard deviation, broadcastable to ``measured``.
         law: ``rician`` or ``gaussian``.
         spacing: voxel size in millimetres, shape (B, dims) or (1, dims).
+        texture: of the noise; ``None`` for white.
     """
     sigma = sigma.expand_as(measured).clamp(min=SMALLEST_SIGMA)
-    base, error = _classical(measured, sigma, law)
+    base, error = _classical(measured, sigma, law, texture)
     scale = error.clamp(min=SMALLEST_SCALE)
     return Problem(measured, base, scale, sigma, torch.ones_like(measured[:1]), _parameters(sigma, law, spacing))
 
 
 def inpaint(
-    measured: Tensor, hole: Tensor, spacing: Tensor, *, sigma: Tensor | None = None, law: Law = "gaussian"
+    measured: Tensor,
+    hole: Tensor,
+    spacing: Tensor,
+    *,
+    sigma: Tensor | None = None,
+    law: Law = "gaussian",
+    texture: Texture | None = None,
 ) -> Problem:
     """Pose inpainting: voxels in ``hole`` were not measured, all others are kept exactly.
 
-    The base is the harmonic filling. The expected size of its error is 0.9 times the standard deviation of the object
+    The base is the Gaussian-process filling. The expected size of its error is the standard deviation of the object
     around, less near the hole's border.
 
     Args:
@@ -162,11 +170,12 @@ def inpaint(
         sigma: noise standard deviation, broadcastable to ``measured``: the hole is then filled from what the classical
             denoiser makes of its surroundings, so that their noise does not run into it.
         law: of the noise.
+        texture: of the noise.
     """
-    base = holes.harmonic_fill(measured, hole, spacing)
+    base = holes.fill(measured, hole, spacing)
     if sigma is not None:
-        quiet, _ = _classical(base, sigma.expand_as(base).clamp(min=SMALLEST_SIGMA), law)
-        base = holes.harmonic_fill(quiet, hole, spacing)
+        quiet, _ = _classical(base, sigma.expand_as(base).clamp(min=SMALLEST_SIGMA), law, texture)
+        base = holes.fill(quiet, hole, spacing)
     scale = _filling_error(base, hole)
     known, noiseless = (~hole).to(base.dtype), torch.full_like(base, SMALLEST_SIGMA)
     return Problem(base, base, scale, noiseless, known, _parameters(noiseless, "gaussian", spacing), support=hole)
@@ -179,11 +188,12 @@ def superresolve(
     *,
     sigma: Tensor | None = None,
     law: Law = "gaussian",
+    texture: Texture | None = None,
     hole: Tensor | None = None,
 ) -> Problem:
     """Pose super-resolution, ``y = A x + n``, with or without noise, with or without a hole: one problem.
 
-    The base is ``R D(fill(y))``: holes filled harmonically, then the classical denoiser where there is noise, then the
+    The base is ``R D(fill(y))``: holes filled, then the classical denoiser where there is noise, then the
     smooth image that explains the result. Without noise ``A x = y`` holds exactly for every image of the problem; with
     noise they explain y as far as its noise allows.
 
@@ -193,17 +203,18 @@ def superresolve(
         spacing: voxel size of the wanted grid in millimetres, shape (B, dims) or (1, dims).
         sigma: noise standard deviation, broadcastable to ``measured``; ``None`` to keep what was measured exactly.
         law: of the noise.
+        texture: of the noise.
         hole: boolean (B, *coarse): voxels that were not measured.
     """
     data, trusted, damping = measured, None, 0.0
     factors = torch.tensor([axis.factor for axis in acquisition.axes]).to(spacing)
     if hole is not None:
-        data = holes.harmonic_fill(measured, hole, spacing * factors)
+        data = holes.fill(measured, hole, spacing * factors)
         trusted = (~hole).to(data.dtype)
     best, error = data, torch.zeros_like(data)
     if sigma is not None:
         sigma = sigma.expand_as(data).clamp(min=SMALLEST_SIGMA)
-        best, error = _classical(data, sigma, law)
+        best, error = _classical(data, sigma, law, texture)
         # how far the noise of y exceeds what is not known of A x; y made the base already, so it is asked again softly
         damping = _ASKED_AGAIN * float(sigma.square().mean() / error.square().mean().clamp(min=SMALLEST_SIGMA**2))
         if law == "rician":
@@ -231,9 +242,10 @@ def superresolve(
     )
 
 
-def _classical(measured: Tensor, sigma: Tensor, law: Law) -> tuple[Tensor, Tensor]:
+def _classical(measured: Tensor, sigma: Tensor, law: Law, texture: Texture | None) -> tuple[Tensor, Tensor]:
     """The classical denoiser's estimate and the expected standard deviation of its error."""
-    estimate, variance = shrink(measured / sigma, measured.ndim - 1)
+    variances = None if texture is None else block_variances(texture, block_shape(tuple(measured.shape[1:])))
+    estimate, variance = shrink(measured / sigma, measured.ndim - 1, variances)
     if law == "rician":
         estimate = remove_rician_bias(estimate)
     variance = variance.clamp(0, 1)
@@ -252,14 +264,14 @@ def _interpolation_error(base: Tensor, acquisition: Acquisition) -> Tensor:
 
 
 def _filling_error(base: Tensor, hole: Tensor) -> Tensor:
-    """Expected standard deviation of the truth about the harmonic filling; outside of the hole that of its rim."""
+    """Expected standard deviation of the truth about the filling; outside of the hole that of its rim."""
     axes = tuple(range(1, base.ndim))
     around = ((base > _OBJECT) & ~hole).to(base.dtype)
     count = around.sum(dim=axes, keepdim=True).clamp(min=1)
     mean = (around * base).sum(dim=axes, keepdim=True) / count
     spread = ((around * (base - mean).square()).sum(dim=axes, keepdim=True) / count).sqrt()
     reach = holes.depth(hole).clamp(min=1)
-    size = _FILLING * spread * (1 - torch.exp(-reach / _FILLING_REACH)).sqrt()
+    size = _FILLING * spread * (1 - torch.exp(-reach / _FILLING_REACH))
     return size.clamp(min=SMALLEST_SCALE)
 
 

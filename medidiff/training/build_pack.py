@@ -22,8 +22,8 @@ from medidiff.physics import intensity, noise
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.scans import nifti
 from medidiff.scans.volume import ScanRef, Volume
-from medidiff.training.pack import LEVELS, Entry, Pack
-from medidiff.training.validation import PERCENTAGES, noisy_version
+from medidiff.training.pack import Entry, Pack, quantise
+from medidiff.training.validation import noisy_version, percentages, sigma_of
 
 LARGEST_CROP = 3_000_000  # voxels of a training volume that are kept
 VALIDATION_CROP = (96, 96, 64)
@@ -101,13 +101,15 @@ def _volumes(path: Path, modality: str) -> Iterator[Volume]:
     yield Volume(mean, volumes[0].affine, modality)
 
 
-def _entry(row: dict[str, str], volume: Volume, crop: tuple[int, int, int] | None) -> tuple[Entry, NDArray[np.uint8]]:
+def _entry(
+    row: dict[str, str], volume: Volume, crop: tuple[int, int, int] | None
+) -> tuple[Entry, NDArray[np.uint8] | NDArray[np.int16]]:
     _, unit = intensity.normalise(volume.array, volume.modality)
     sigma = noise.of_scan(unit, volume.modality, 2, with_map=False).sigma
     unit = unit[_box(unit, crop)]
-    ceiling = float(np.percentile(unit, 99.99))
-    levels = np.clip(np.rint(unit * (LEVELS / ceiling)), 0, LEVELS).astype(np.uint8)
-    nlm = _nlm(levels.astype(np.float32) * np.float32(ceiling / LEVELS)) if crop else {}
+    levels, ceiling = quantise(unit, volume.modality)
+    step = np.float32(ceiling / np.iinfo(levels.dtype).max)
+    nlm = _nlm(levels.astype(np.float32) * step, volume.modality) if crop else {}
     spacing = (volume.spacing[0], volume.spacing[1], volume.spacing[2])
     return Entry(row["file"], row["subject_id"], row["split"], volume.modality, spacing, ceiling, sigma, nlm), levels
 
@@ -129,16 +131,17 @@ def _box(unit: NDArray[np.float32], crop: tuple[int, int, int] | None) -> tuple[
     return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
 
 
-def _nlm(clean: NDArray[np.float32]) -> dict[str, float]:
+def _nlm(clean: NDArray[np.float32], modality: str) -> dict[str, float]:
     """What DIPY's non-local means reaches on the validation noise; empty when DIPY is not installed."""
     try:
         from dipy.denoise.nlmeans import nlmeans
     except ImportError:
         return {}
     figures = {}
-    for percent in PERCENTAGES:
-        noisy = noisy_version(clean, percent)
-        restored = nlmeans(noisy, sigma=percent / 100, patch_radius=1, block_radius=2, rician=True)
+    for percent in percentages(modality):
+        noisy = noisy_version(clean, percent, modality=modality)
+        sigma = sigma_of(percent, modality)
+        restored = nlmeans(noisy, sigma=sigma, patch_radius=1, block_radius=2, rician=modality != "CT")
         figures[str(percent)] = round(foreground_psnr(restored, clean), 3)
     return figures
 

@@ -24,13 +24,13 @@ from medidiff.physics.fidelity import foreground
 from medidiff.physics.operators import Acquisition, Axis, Profile
 from medidiff.physics.statistics import LARGEST, statistics
 from medidiff.training.pack import Pack
-from medidiff.training.validation import HOLE_RADIUS, ISOTROPIC, noisy_version
+from medidiff.training.validation import HOLE_RADIUS, ISOTROPIC, noise_of, noisy_version, percentages, sigma_of
 
 Image = NDArray[np.float32]
 
 # noise in percent; voxels out per voxel in (2, 4, 6 through-plane, 8 = 2 x 2 x 2; of images 2, 4 = 2 x 2); inpainting
 # knows no levels
-LEVELS: dict[str, tuple[float, ...]] = {"denoise": (3, 9, 15), "superres": (2, 4, 6, 8), "inpaint": (1,)}
+LEVELS: dict[str, tuple[float, ...]] = {"denoise": percentages("MR"), "superres": (2, 4, 6, 8), "inpaint": (1,)}
 TRIALS = {"denoise": 1, "superres": 1, "inpaint": 4}  # of each volume: a single hole says little
 COVERAGE = 0.9
 _CUBE, _SQUARE = 8.0, 4.0  # levels of halving along all axes, of a volume and of an image
@@ -46,11 +46,13 @@ class Reference:
         clean: shape (I, J, K).
         spacing: voxel size in millimetres.
         subject: who it shows; empty when not known.
+        noise: modality whose noise it is given, ``CT`` or ``MR``.
     """
 
     clean: Image
     spacing: tuple[float, float, float]
     subject: str = ""
+    noise: str = "MR"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class Collected:
     subjects: set[str] = field(default_factory=set)
 
 
+def levels(task: str, noise: str) -> tuple[float, ...]:
+    """The levels at which a task is calibrated on scans with the noise of a modality."""
+    return percentages(noise) if task == "denoise" else LEVELS[task]
+
+
 def simulate(task: str, level: float, reference: Reference, generator: torch.Generator) -> Trial | None:
     """Degrade a clean scan; ``None`` where it is not fit for the task (thick slices, too few voxels).
 
@@ -122,7 +129,7 @@ def simulate(task: str, level: float, reference: Reference, generator: torch.Gen
 
 def _denoise(level: float, reference: Reference, generator: torch.Generator) -> Trial:
     seed = int(torch.randint(2**31, (), generator=generator))
-    noisy = noisy_version(reference.clean, level, seed)
+    noisy = noisy_version(reference.clean, level, seed, reference.noise)
     inside = foreground(reference.clean)
     return Trial("denoise", level, noisy, reference.spacing, None, {"noise": "auto"}, reference.clean, inside)
 
@@ -194,23 +201,23 @@ def calibrate(
     Raises:
         ValueError: no reference was fit for one of the tasks.
     """
-    found = {(task, level): Collected() for task in tasks for level in LEVELS[task]}
+    found: dict[tuple[str, float], Collected] = {}
     for number, reference in enumerate(references):
         generator = torch.Generator().manual_seed(seed + number)
-        for (task, level), collected in found.items():
+        for task, level in [(name, each) for name in tasks for each in levels(name, reference.noise)]:
             trials = [simulate(task, level, reference, generator) for _ in range(TRIALS[task])]
             scores = [score(trial, *restore(trial)) for trial in trials if trial is not None]
             if not scores:
                 continue
+            collected = found.setdefault((task, level), Collected())
             collected.scores += scores
             collected.volumes += 1
             collected.subjects |= {reference.subject} - {""}
             if progress:
                 progress(f"volume {number + 1}: {task} {level:g}")
     table: dict[str, Any] = {}
-    for (task, level), collected in found.items():
-        if collected.scores:
-            table.setdefault(task, {})[f"{level:g}"] = _row(collected)
+    for (task, level), collected in sorted(found.items(), key=lambda item: item[0][1]):
+        table.setdefault(task, {})[f"{level:g}"] = _row(collected)
     missing = [task for task in tasks if task not in table]
     if missing:
         raise ValueError(f"none of the scans can calibrate {', '.join(missing)}")
@@ -261,7 +268,7 @@ def write(metadata: Path, table: dict[str, Any]) -> None:
 def references(pack: Pack, split: str = "calibration", modalities: Sequence[str] = ("MR",)) -> list[Reference]:
     """The volumes of a split."""
     return [
-        Reference(pack.normalised(index), entry.spacing, entry.subject)
+        Reference(pack.normalised(index), entry.spacing, entry.subject, noise_of(modalities))
         for index in pack.of(split)
         if (entry := pack.entries[index]).modality in modalities
     ]
@@ -303,8 +310,8 @@ def range_of(volumes: Iterable[Reference], noise_percent: tuple[float, float]) -
         clean = middle(reference.clean, LARGEST)
         ratios.append(max(reference.spacing) / min(reference.spacing))
         for percent in (0.0, low, math.sqrt(low * high), high):
-            scan = noisy_version(clean, percent) if percent else clean
-            for name, value in statistics(scan, percent / 100).items():
+            scan = noisy_version(clean, percent, modality=reference.noise) if percent else clean
+            for name, value in statistics(scan, sigma_of(percent, reference.noise)).items():
                 rows.setdefault(name, []).append(value)
     intensity = {name: [round(float(np.mean(v)), 5), round(float(np.std(v)), 5)] for name, v in rows.items()}
     return {"intensity": intensity, "anisotropy": [round(min(ratios), 4), round(max(ratios), 4)]}

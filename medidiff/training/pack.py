@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-LEVELS = 255
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -26,7 +24,7 @@ class Entry:
         split: ``train``, ``calibration`` or ``validation``.
         modality: DICOM code, ``MR`` or ``CT`` or ``OT``.
         spacing: voxel size in millimetres.
-        ceiling: normalised intensity of level 255.
+        ceiling: normalised intensity of the highest level, 255 or 32767.
         sigma: noise already in the volume, normalised.
         nlm: foreground PSNR in dB of non-local means on this volume's validation noise, by percent; empty for training.
     """
@@ -43,14 +41,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pack:
-    """Volumes (uint8) with their table."""
+    """Volumes with their table: uint8, or int16 where 256 levels are too coarse (CT)."""
 
     entries: tuple[Entry, ...]
-    arrays: tuple[NDArray[np.uint8], ...]
+    arrays: tuple[NDArray[np.uint8] | NDArray[np.int16], ...]
 
     def normalised(self, index: int) -> NDArray[np.float32]:
         """Volume ``index`` in normalised intensity, float32."""
-        return self.arrays[index].astype(np.float32) * np.float32(self.entries[index].ceiling / LEVELS)
+        return self.arrays[index].astype(np.float32) * np.float32(self.step(index))
+
+    def step(self, index: int) -> float:
+        """Normalised intensity of one level of volume ``index``."""
+        return self.entries[index].ceiling / np.iinfo(self.arrays[index].dtype).max
 
     def of(self, split: str) -> list[int]:
         """Indices of the entries of a split."""
@@ -61,6 +63,15 @@ class Pack:
         table = json.dumps([asdict(entry) for entry in self.entries])
         arrays = {f"volume_{i:04d}": array for i, array in enumerate(self.arrays)}
         np.savez_compressed(path, allow_pickle=False, table=np.frombuffer(table.encode(), dtype=np.uint8), **arrays)
+
+
+def quantise(unit: NDArray[np.float32], modality: str) -> tuple[NDArray[np.uint8] | NDArray[np.int16], float]:
+    """A volume of normalised intensity in the levels of a pack, and the intensity of the highest one."""
+    ceiling = float(np.percentile(unit, 99.99))
+    ceiling = ceiling if ceiling > 0 else 1.0
+    dtype = np.int16 if modality == "CT" else np.uint8  # a step of 8 HU would be too coarse
+    top = np.iinfo(dtype).max
+    return np.clip(np.rint(unit * (top / ceiling)), 0, top).astype(dtype), ceiling
 
 
 def load(path: Path) -> Pack:

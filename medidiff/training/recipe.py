@@ -17,7 +17,9 @@ class Data:
     estimate does; ``sigma_jitter`` is the log-error of the assumed sigma. ``superres``, ``inpaint`` and ``combined``
     leave the rest of the batches to denoising; ``through_plane`` is the share of super-resolution batches with one
     thick axis, the others have two or three; ``factor`` and ``in_plane_factor`` are the ranges; ``hole_radius`` is in
-    voxels. ``source`` names the pack, or the manifest to make one of, from the recipe's folder.
+    voxels. ``phantoms`` synthetic bodies are drawn from as if they were volumes; a network for CT alone learns noise
+    with the spectra of CT, and its ``sigma`` is in parts of the usual bright level of CT. ``source`` names the pack, or
+    the manifest to make one of, from the recipe's folder.
     """
 
     source: str = ""
@@ -30,6 +32,7 @@ class Data:
     varying: float = 0.4
     sigma_jitter: float = 0.08
     inherent: float = 0.5
+    phantoms: int = 0
     superres: float = 0.0
     inpaint: float = 0.0
     combined: float = 0.0
@@ -83,6 +86,12 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     if unknown:
         raise ValueError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     return kind(**{key: _tuples(value) for key, value in values.items()})
+
+
+def data_of(values: dict[str, Any]) -> Data:
+    """The data section of a recipe that was written as plain values, of this version or of an older one."""
+    known = {f.name for f in fields(Data)}
+    return Data(**{key: _tuples(value) for key, value in values.items() if key in known})
 
 
 def read(path: Path) -> Recipe:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.physics import degradations, tasks
 from medidiff.physics.extend import extend
+from medidiff.physics.intensity import CT_BRIGHT
 from medidiff.physics.operators import Acquisition, Axis, Profile
 from medidiff.physics.rician import Law
 from medidiff.physics.tasks import Problem
-from medidiff.training.pack import LEVELS, Pack
+from medidiff.physics.texture import WHITE, Texture
+from medidiff.training import phantoms
+from medidiff.training.pack import Entry, Pack
 from medidiff.training.recipe import Data
+from medidiff.training.validation import noise_of
 
 _OBJECT = 0.05  # normalised intensity of what counts as object
 _THIN_SLICES = (1, 1, 2, 3, 5)
 _KNOTS = 6
+_PHANTOM_EDGE = 96
 _SHARP = 1.5  # spacing over the finest: what counts as well resolved
 
 
@@ -56,11 +63,24 @@ class Simulator:
             raise ValueError(f"the pack holds no training volume of {', '.join(modalities)}")
         self._entries = [pack.entries[i] for i in chosen]
         self._volumes = [torch.from_numpy(pack.arrays[i].copy()).to(device) for i in chosen]
+        self._steps = [pack.step(i) for i in chosen]
+        self._add(phantoms.make(data.phantoms, _PHANTOM_EDGE, seed), device)
+        self._of_ct = noise_of(modalities) == "CT"
         # a subject with many contrasts or a large volume is drawn more often, but less than in proportion
         self._weights = torch.tensor([float(v.numel()) ** 0.5 for v in self._volumes])
         self._data, self._device, self._dims = data, device, spatial_dims
         self.cpu = torch.Generator().manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed)
+
+    def _add(self, bodies: list[tuple[NDArray[np.float32], float]], device: torch.device) -> None:
+        """Make synthetic bodies part of the data."""
+        top = np.iinfo(np.int16).max
+        for number, (body, size) in enumerate(bodies):
+            step = float(body.max()) / top
+            name = f"phantom {number}"
+            self._entries.append(Entry(name, name, "train", "CT", (size,) * 3, step * top, 0.0, {}))
+            self._volumes.append(torch.from_numpy(np.rint(body / step).astype(np.int16)).to(device))
+            self._steps.append(step)
 
     def draw(self, edge: int, count: int) -> Example:
         """A batch of ``count`` patches of about ``edge`` voxels an axis, of one task drawn by the recipe's shares."""
@@ -103,10 +123,9 @@ class Simulator:
         if not combined:
             problem = tasks.superresolve(measured, acquisition, spacing)
             return Example(problem, problem.residual(clean))
-        low, high = self._data.sigma
-        level = torch.exp(self._uniform(count, math.log(low), math.log(max(low, 0.4 * high))))
+        level = self._level(count, 0.4)
         sigma = level.reshape(-1, *(1,) * self._dims)
-        rician = self._chance(self._data.rician)
+        rician = not self._of_ct and self._chance(self._data.rician)
         add = degradations.add_rician if rician else degradations.add_gaussian
         measured = add(measured, sigma, self.generator)
         hole = None
@@ -149,6 +168,42 @@ class Simulator:
     def _integer(self, high: int) -> int:
         return int(torch.randint(high, (), generator=self.cpu))
 
+    def _noisy(self, clean: Tensor, sigma: Tensor) -> tuple[Tensor, Law, Texture | None]:
+        """Noise of a random kind: the image, what law its reader takes it for, and what spectrum."""
+        if self._of_ct:
+            true, read = self._spectrum()
+            white = torch.randn(clean.shape, generator=self.generator, device=self._device)
+            noise = degradations.textured(white, true)
+            return degradations.add_gaussian(clean, sigma, self.generator, noise), "gaussian", read
+        kind = float(torch.rand((), generator=self.cpu))
+        if kind < self._data.rician:
+            textures = None
+            if self._chance(self._data.correlated):
+                fwhm = self._uniform(self._dims * len(clean), 0.0, 1.5).reshape(len(clean), self._dims)
+                parts = [torch.randn(clean.shape, generator=self.generator, device=self._device) for _ in range(2)]
+                textures = (degradations.colour(parts[0], fwhm), degradations.colour(parts[1], fwhm))
+            return degradations.add_rician(clean, sigma, self.generator, textures), "rician", None
+        if kind < self._data.rician + self._data.gaussian:
+            return degradations.add_gaussian(clean, sigma, self.generator), "gaussian", None
+        coils = 2 + self._integer(3)
+        return degradations.add_noncentral_chi(clean, sigma, coils, self.generator), "rician", None
+
+    def _level(self, count: int, most: float) -> Tensor:
+        """Noise strengths, the logarithm uniform up to a part ``most`` of the recipe's largest."""
+        low, high = self._data.sigma
+        level = torch.exp(self._uniform(count, math.log(low), math.log(max(low, most * high))))
+        return level * CT_BRIGHT if self._of_ct else level
+
+    def _spectrum(self) -> tuple[Texture, Texture]:
+        """A spectrum of CT noise, and what a reader of the scan would measure of it."""
+        draws = torch.rand(5, generator=self.cpu).tolist()
+        exponent, cutoff = 1.1 * draws[0], 0.35 * 4 ** draws[1]
+        across = WHITE if draws[2] < 0.5 else 0.4 * 3 ** draws[3]
+        axis = int(draws[4] * self._dims) if self._dims == 3 else None
+        wrong = torch.randn(2, generator=self.cpu).tolist()
+        read = Texture(max(0.0, exponent + 0.1 * wrong[0]), cutoff * math.exp(0.08 * wrong[1]), across, axis)
+        return Texture(exponent, cutoff, across, axis), read
+
     def _uniform(self, count: int, low: float, high: float) -> Tensor:
         return (torch.rand(count, generator=self.cpu) * (high - low) + low).to(self._device)
 
@@ -159,14 +214,14 @@ class Simulator:
         """
         dims, full = self._dims, (*shape, *(1,) * (3 - len(shape)))
         index, order = self._oriented(sharp)
-        entry, view = self._entries[index], self._volumes[index].permute(order)
-        level = _OBJECT * LEVELS / entry.ceiling
+        entry, view, step = self._entries[index], self._volumes[index].permute(order), self._steps[index]
+        level = _OBJECT / step
         for _ in range(6):
             corner = [self._integer(max(n - m, 0) + 1) for n, m in zip(view.shape, full, strict=True)]
             crop = view[tuple(slice(c, c + m) for c, m in zip(corner, full, strict=True))]
             if float((crop > level).float().mean()) > 0.2 or self._chance(0.05):
                 break
-        patch = crop.float() * (entry.ceiling / LEVELS)
+        patch = crop.float() * step
         for axis, size in enumerate(full):  # a volume thinner than the patch is mirrored
             if patch.shape[axis] < size:
                 patch = extend(patch, [0] * 3, [size - n if a == axis else 0 for a, n in enumerate(patch.shape)])
@@ -201,30 +256,16 @@ class Simulator:
         """Noise of a random kind and strength, and what the scan's reader would assume of it."""
         count = clean.shape[0]
         each = (-1, *(1,) * self._dims)
-        low, high = self._data.sigma
-        level = torch.exp(self._uniform(count, math.log(low), math.log(high)))
+        level = self._level(count, 1.0)
         amplitude = self._uniform(count, 0.0, 0.7) * float(self._chance(self._data.varying))
         sigma = degradations.vary(level, clean, amplitude, self.generator)
-        kind = float(torch.rand((), generator=self.cpu))
-        law: Law = "rician"
-        if kind < self._data.rician:
-            textures = None
-            if self._chance(self._data.correlated):
-                fwhm = self._uniform(self._dims * count, 0.0, 1.5).reshape(count, self._dims)
-                white = [torch.randn(clean.shape, generator=self.generator, device=self._device) for _ in range(2)]
-                textures = (degradations.colour(white[0], fwhm), degradations.colour(white[1], fwhm))
-            measured = degradations.add_rician(clean, sigma, self.generator, textures)
-        elif kind < self._data.rician + self._data.gaussian:
-            law = "gaussian"
-            measured = degradations.add_gaussian(clean, sigma, self.generator)
-        else:
-            measured = degradations.add_noncentral_chi(clean, sigma, 2 + self._integer(3), self.generator)
+        measured, law, texture = self._noisy(clean, sigma)
         # at run time sigma is known, or estimated with an error and with the noise that the reference scan already had
         assumed = sigma
         if self._chance(self._data.inherent):
             assumed = (sigma.square() + inherent.reshape(each).square()).sqrt()
         jitter = torch.exp(self._data.sigma_jitter * torch.randn(count, generator=self.cpu)).to(self._device)
-        problem = tasks.denoise(measured, assumed * jitter.reshape(each), law, spacing)
+        problem = tasks.denoise(measured, assumed * jitter.reshape(each), law, spacing, texture)
         return Example(problem, problem.residual(clean))
 
 

@@ -6,7 +6,7 @@ foreground, inpainting inside the hole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,14 @@ from torch import Tensor
 
 from medidiff.physics import degradations, tasks
 from medidiff.physics.fidelity import foreground, psnr
+from medidiff.physics.intensity import CT_BRIGHT
 from medidiff.physics.operators import Acquisition, Axis
+from medidiff.physics.rician import Law
 from medidiff.physics.tasks import Problem
+from medidiff.physics.texture import Texture
 from medidiff.training.pack import Pack
 
-PERCENTAGES = (3, 9, 15)
+CT_TEXTURE = Texture(0.9, 0.55, axis=2)  # of a smooth kernel, slices independent
 HOLE_RADIUS = (5.0, 11.0)  # voxels
 ISOTROPIC = 1.5  # spacing over the finest: what super-resolution is judged on
 _EDGE = {3: (64, 64, 64), 2: (128, 128)}
@@ -46,10 +49,30 @@ class Case:
     known: dict[str, float]
 
 
-def noisy_version(clean: NDArray[np.float32], percent: float, seed: int = 0) -> NDArray[np.float32]:
-    """Rician noise of ``percent`` of the bright level, the same on every machine."""
+def percentages(modality: str) -> tuple[int, ...]:
+    """The strengths of noise that networks are judged at, in percent of the bright level."""
+    return (2, 4, 8) if modality == "CT" else (3, 9, 15)
+
+
+def noise_of(modalities: Sequence[str]) -> str:
+    """The modality whose noise a network of ``modalities`` is for: that of CT only where it knows nothing else."""
+    return "CT" if set(modalities) == {"CT"} else "MR"
+
+
+def sigma_of(percent: float, modality: str) -> float:
+    """Normalised standard deviation of noise of ``percent`` of the bright level."""
+    return percent / 100 * (CT_BRIGHT if modality == "CT" else 1.0)
+
+
+def noisy_version(
+    clean: NDArray[np.float32], percent: float, seed: int = 0, modality: str = "MR"
+) -> NDArray[np.float32]:
+    """Rician noise, for CT Gaussian noise of ``CT_TEXTURE``, of ``percent`` of the bright level."""
     rng = np.random.default_rng([seed, round(percent * 100)])
-    sigma = np.float32(percent / 100)
+    sigma = np.float32(sigma_of(percent, modality))
+    if modality == "CT":
+        white = torch.from_numpy(rng.standard_normal((1, *clean.shape), dtype=np.float32))
+        return np.asarray(clean + sigma * degradations.textured(white, CT_TEXTURE)[0].numpy(), dtype=np.float32)
     real = clean + sigma * rng.standard_normal(clean.shape, dtype=np.float32)
     imaginary = sigma * rng.standard_normal(clean.shape, dtype=np.float32)
     return np.asarray(np.hypot(real, imaginary), dtype=np.float32)
@@ -98,7 +121,7 @@ def cases(pack: Pack, device: torch.device, modalities: tuple[str, ...], spatial
             images = [images[0][:, :, k] for k in np.linspace(0, count - 1, _SLICES + 2).astype(int)[1:-1]]
         spacing = torch.tensor([entry.spacing[:spatial_dims]], device=device)
         for number, clean in enumerate(images):
-            yield from _denoise(clean, spacing, entry.nlm if spatial_dims == 3 else {}, device)
+            yield from _denoise(clean, spacing, entry.nlm if spatial_dims == 3 else {}, device, noise_of(modalities))
             if max(entry.spacing[:spatial_dims]) < ISOTROPIC * min(entry.spacing[:spatial_dims]):
                 yield from _superresolve(_middle(clean, spatial_dims), spacing, device)
             yield from _inpaint(_middle(clean, spatial_dims), spacing, index + 100 * number, device)
@@ -117,15 +140,17 @@ def _middle(clean: NDArray[np.float32], spatial_dims: int) -> NDArray[np.float32
 
 
 def _denoise(
-    clean: NDArray[np.float32], spacing: Tensor, nlm: dict[str, float], device: torch.device
+    clean: NDArray[np.float32], spacing: Tensor, nlm: dict[str, float], device: torch.device, modality: str
 ) -> Iterator[Case]:
     inside = foreground(clean)
-    for percent in PERCENTAGES:
-        noisy = noisy_version(clean, percent)
+    law: Law = "gaussian" if modality == "CT" else "rician"
+    texture = (CT_TEXTURE if clean.ndim == 3 else CT_TEXTURE.in_plane()) if modality == "CT" else None
+    for percent in percentages(modality):
+        noisy = noisy_version(clean, percent, modality=modality)
         known = {"noisy": psnr(noisy, clean, inside)}
         known |= {"nlm": nlm[str(percent)]} if str(percent) in nlm else {}
-        sigma = torch.full((1,) * (clean.ndim + 1), percent / 100, device=device)
-        problem = tasks.denoise(_tensor(noisy, device), sigma, "rician", spacing)
+        sigma = torch.full((1,) * (clean.ndim + 1), sigma_of(percent, modality), device=device)
+        problem = tasks.denoise(_tensor(noisy, device), sigma, law, spacing, texture)
         yield Case(f"denoise_{percent}", problem, clean, inside, known)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medidiff.physics import degradations
 from medidiff.physics.rician import rician_mean, rician_variance
+from medidiff.physics.texture import Texture
 
 SHAPE = (2, 64, 64, 64)
 COUNT = 64**3
@@ -110,8 +111,7 @@ def test_colour_of_no_width_is_the_noise_itself():
 def test_ct_texture_has_the_spectrum_of_filtered_back_projection(exponent, cutoff, depth):
     count, size = 24, 128
     shape = (count, size, size) if depth is None else (count // depth, size, size, depth)
-    a, f0 = torch.full(shape[:1], exponent), torch.full(shape[:1], cutoff)
-    noise = degradations.ct_texture(white(*shape), a, f0)
+    noise = degradations.textured(white(*shape), Texture(exponent, cutoff, axis=None if depth is None else 2))
     assert float(noise.square().mean()) == pytest.approx(1, rel=0.05)
     power = torch.fft.fft2(noise, dim=(1, 2)).abs().square()
     power = power.mean(dim=(0, *range(3, noise.ndim))).numpy()
@@ -128,7 +128,7 @@ def test_ct_texture_has_the_spectrum_of_filtered_back_projection(exponent, cutof
 
 
 def test_ct_texture_leaves_slices_independent():
-    noise = degradations.ct_texture(white(1, 96, 96, 8), torch.tensor([1.0]), torch.tensor([0.3]))
+    noise = degradations.textured(white(1, 96, 96, 8), Texture(1.0, 0.3, axis=2))
     assert abs(lag_one(noise, 3)) < 0.05
     assert lag_one(noise, 1) > 0.3
 

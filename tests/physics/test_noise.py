@@ -133,4 +133,6 @@ def test_law(modality, lowest, law):
 
 
 def test_given_noise_is_taken_as_it_is():
-    assert noise.given(0.25, "rician") == noise.NoiseEstimate(0.25, None, "rician", 0.0, "given")
+    assert noise.of_scan(np.full((4, 4, 4), 1, np.float32), "MR", None, sigma=0.25) == noise.NoiseEstimate(
+        0.25, None, "rician", 0.0, "given"
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medidiff.training.pack import LEVELS, Entry, Pack
+from medidiff.training.pack import Entry, Pack
 
 CEILING = 1.25
 
@@ -34,4 +34,4 @@ def pack() -> Pack:
         for name, subject, split, modality, _ in rows
     )
     volumes = [blobs(row[-1], seed) for seed, row in enumerate(rows)]
-    return Pack(entries, tuple(np.rint(v * LEVELS / CEILING).astype(np.uint8) for v in volumes))
+    return Pack(entries, tuple(np.rint(v * 255 / CEILING).astype(np.uint8) for v in volumes))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medidiff.training import pack as packs
-from medidiff.training.pack import LEVELS, Pack
+from medidiff.training.pack import Pack
 
 
 def test_round_trip(pack, tmp_path):
@@ -40,7 +40,7 @@ def test_pickled_content_is_refused(tmp_path):
 def test_levels_are_intensities(pack):
     values = pack.normalised(0)
     assert values.dtype == np.float32
-    np.testing.assert_allclose(values, pack.arrays[0] * (1.25 / LEVELS), rtol=1e-6)
+    np.testing.assert_allclose(values, pack.arrays[0] * (1.25 / 255), rtol=1e-6)
     brightest = Pack((replace(pack.entries[0], ceiling=2.0),), (np.full((1, 1, 1), 255, np.uint8),))
     assert float(brightest.normalised(0)[0, 0, 0]) == pytest.approx(2)
 
