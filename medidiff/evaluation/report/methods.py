@@ -6,10 +6,12 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from medidiff.evaluation.report.texts import count, discreet, number
+from medidiff.evaluation.report.study import METRICS
+from medidiff.evaluation.report.texts import count, discreet, leaf, number
 from medidiff.evaluation.results import EvaluatedCase, Evaluation
 
 DONE = {"denoise": "denoised", "superres": "super-resolved", "inpaint": "inpainted"}
+DEGRADING = ("noise", "factor", "profile", "holes", "part", "seed")  # settings of a benchmark that say what was done
 LIMITS = (
     "medidiff is research software, not a medical device; its images are not for diagnosis. A figure without a "
     "reference shows what changed, not whether the change is right."
@@ -33,6 +35,7 @@ def paragraph(evaluation: Evaluation) -> str:
 
 def _sentences(evaluation: Evaluation) -> Iterator[str]:
     yield _restoration(evaluation)
+    yield _degraded(evaluation)
     yield _noise(evaluation)
     yield _sampling(evaluation)
     yield _uncertainty(evaluation)
@@ -104,15 +107,29 @@ def _uncertainty(evaluation: Evaluation) -> str:
     return " ".join(f"Uncertainty: {meaning}." for meaning in meanings)
 
 
+def _degraded(evaluation: Evaluation) -> str:
+    """What a benchmark did to the clean scans."""
+    if evaluation.kind != "benchmark":
+        return ""
+    settings = evaluation.settings
+    how = "; ".join(f"{name}: {leaf(settings[name])}" for name in DEGRADING if settings.get(name) not in (None, ""))
+    peers = [name for name in evaluation.methods if name != "input"]
+    return f"Clean scans were degraded first ({how}); each method ({', '.join(peers)}) was given the same images."
+
+
 def _references(evaluation: Evaluation) -> str:
     if not any(shown.role == "reference" for case in evaluation.cases for shown in case.images):
         return "No reference was available; figures compare each scan with its restored image."
-    titles = ", ".join(
-        f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}"
-        for key, metric in evaluation.metrics.items()
-        if not key.startswith(("tissue_volume", "flagged"))
+    compared = {each.metric for each in evaluation.comparisons} or {
+        key for key, metric in evaluation.metrics.items() if metric.better and key not in METRICS
+    }
+    titles = dict.fromkeys(metric.title for key, metric in evaluation.metrics.items() if key in compared)
+    stated = "; ".join(
+        f"{words}: {evaluation.settings[name]}"
+        for name, words in (("data_range", "data range"), ("foreground", "foreground"))
+        if isinstance(evaluation.settings.get(name), str)
     )
-    return f"Restored images were compared with references ({titles}); the table of measures defines each figure."
+    return f"Restored images were compared with references by {', '.join(titles)}{f' ({stated})' if stated else ''}."
 
 
 def tests(evaluation: Evaluation) -> str:

@@ -118,9 +118,9 @@ class _View:
     """A case turned so that its axes run right, anterior and superior, cut to the object."""
 
     def __init__(self, case: EvaluatedCase, panels: Sequence[Panel], scales: Ranges, marks: Marks) -> None:
-        known = case.orientation or "RAS"
-        self.known = bool(case.orientation)
-        self.turn = nib.orientations.axcodes2ornt(tuple(known))
+        axes = ["RL".find, "AP".find, "SI".find]
+        self.known = sorted(sum(find(letter) >= 0 for letter in case.orientation) for find in axes) == [1, 1, 1]
+        self.turn = nib.orientations.axcodes2ornt(tuple(case.orientation if self.known else "RAS"))
         self.order = [int(np.flatnonzero(self.turn[:, 0] == axis)[0]) for axis in range(3)]
         self.flipped = [self.turn[source, 1] < 0 for source in self.order]
         self.spacing = [case.spacing[source] for source in self.order]

@@ -41,6 +41,7 @@ class Drawn:
         study: what was found in the images.
         histogram: the plot of its differences, or empty.
         hole: whether something was filled.
+        missing: what could not be shown.
     """
 
     case: EvaluatedCase
@@ -50,6 +51,7 @@ class Drawn:
     study: Study
     histogram: str
     hole: bool = False
+    missing: tuple[str, ...] = ()
 
     @property
     def main_panels(self) -> tuple[Panel, ...]:
@@ -107,6 +109,7 @@ def render(evaluation: Evaluation) -> str:
         figures += found.study.figures
     if not studies.is_complete(evaluation):
         evaluation = studies.with_figures(evaluation, tuple(figures))
+    evaluation = replace(evaluation, missing=(*evaluation.missing, *(text for each in drawn for text in each.missing)))
     return _template().render(_context(evaluation, main, drawn))
 
 
@@ -137,13 +140,13 @@ def _draw(case: EvaluatedCase, names: tuple[str, ...], main: str, budget: int) -
     marks = Marks(pictures.hole, found.flagged, _first(pictures, found))
     planes = mosaics.mosaics(case, shown, scales, marks, budget)
     kept = tuple(replace(panel, image=np.empty(0, np.float32)) for panel in shown)
-    hole = pictures.hole is not None
-    return Drawn(case, planes, kept, scales, replace(found, flagged=None), _histogram(case, pictures), hole)
+    found, plot, hole = replace(found, flagged=None), _histogram(case, pictures), pictures.hole is not None
+    return Drawn(case, planes, kept, scales, found, plot, hole, tuple(map(texts.discreet, pictures.missing)))
 
 
 def _first(pictures: Pictures, found: Study) -> tuple[int, int, int] | None:
     """Where the pictures open: in the hole, else at the largest unexpected change, else in the middle."""
-    if pictures.hole is not None and pictures.hole.any():
+    if pictures.hole is not None:
         i, j, k = (int(np.argmax(pictures.hole.sum(axis=tuple(o for o in range(3) if o != axis)))) for axis in range(3))
         return i, j, k
     changes = [region for region in found.regions if region.reason == "change"]
@@ -154,7 +157,7 @@ def _histogram(case: EvaluatedCase, pictures: Pictures) -> str:
     base = pictures.reference if pictures.reference is not None else pictures.main
     if base is None:
         return ""
-    inside = pictures.hole if pictures.hole is not None and pictures.hole.any() else intensity.foreground(base)
+    inside = pictures.hole if pictures.hole is not None else intensity.foreground(base)
     unit = f" ({case.units})" if case.units else ""
     if pictures.reference is not None and pictures.main is not None:
         groups = {"restored − reference": (pictures.main - pictures.reference)[inside]}
@@ -217,8 +220,7 @@ def _told(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("command", "started", "finished", "status"):
         if provenance.get(name):
             yield from texts.flat(provenance[name], name)
-    for name, weights in (provenance.get("pipelines") or {}).items():
-        yield f"pipeline {name}", f"weights SHA-256 {texts.leaf(weights)}"
+    yield from texts.flat(provenance.get("pipelines") or {}, "pipeline")
 
 
 def _values(evaluation: Evaluation, main: str, metric: str, region: str) -> Mapping[str, float]:

@@ -33,7 +33,8 @@ TASK_RESTORED = {
     "not measured.",
 }
 TASK_RESIDUAL = {
-    "denoise": "Should look like noise. Edges, folds or shapes mean that anatomy was removed.",
+    "denoise": "Should look like noise; in the air of MR scans of one sign, which is its mean. Edges, folds or shapes "
+    "mean that anatomy was removed.",
     "superres": "What interpolation alone would have missed: thin lines along edges are expected, broad patches are "
     "not.",
     "inpaint": "Zero outside of the hole, where the measured values are kept.",
@@ -145,7 +146,7 @@ def ranges(case: EvaluatedCase, pictures: Pictures) -> Ranges:
     else:
         values, level, window = _window([image for image in (pictures.before, base) if image is not None], inside)
     signed = [np.abs(image[inside]) for image in (pictures.residual, _difference(pictures)) if image is not None]
-    if pictures.hole is not None and pictures.hole.any():
+    if pictures.hole is not None:
         signed = [np.abs(image[pictures.hole]) for image in (_difference(pictures),) if image is not None] or signed
     shown = max((_percentile(each, 99.5) for each in signed), default=0.0) or float(np.ptp(values)) / 10
     heat = 0.0 if pictures.uncertainty is None else _percentile(pictures.uncertainty, 99.9)

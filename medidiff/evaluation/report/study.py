@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medidiff.errors import MedidiffError
 from medidiff.evaluation.report import regions, tissue
 from medidiff.evaluation.report.regions import DOUBTFUL, SMOOTH, UNEXPECTED, Region
 from medidiff.evaluation.results import EvaluatedCase, Evaluation, Figure, Image, Metric
@@ -71,6 +72,7 @@ class Pictures:
         uncertainty: standard deviation of each voxel, of the main method.
         supplied: share of each voxel that the prior supplied, of the main method.
         hole: what was filled.
+        missing: one sentence each on images that cannot be read.
     """
 
     before: Image | None
@@ -79,6 +81,7 @@ class Pictures:
     uncertainty: Image | None
     supplied: Image | None
     hole: NDArray[np.bool_] | None
+    missing: tuple[str, ...] = ()
 
     @property
     def main(self) -> Image | None:
@@ -114,23 +117,31 @@ def main_method(evaluation: Evaluation) -> str:
 
 
 def read(case: EvaluatedCase, methods: tuple[str, ...], main: str) -> Pictures | None:
-    """Read a case's images; those whose shape is not the main image's are left out.
+    """Read a case's images; those that cannot be read, or whose shape is not the main image's, are left out.
 
     Returns:
         The images, or ``None`` when there is no restored one.
     """
+    missing: list[str] = []
+
+    def load(role: str, method: str | None = None) -> Image | None:
+        for shown in case.images:
+            if shown.role == role and (method is None or shown.method in (method, "")):
+                try:
+                    return np.asarray(shown.load(), dtype=np.float32)
+                except (MedidiffError, OSError) as error:
+                    reason = str(error) if isinstance(error, MedidiffError) else f"{error.strerror}."
+                    missing.append(f"{case.name}: an image ({role}) is not shown: {reason}")
+        return None
+
     order = sorted(methods, key=lambda name: (name != main, methods.index(name)))
-    restored = {}
-    for name in order:
-        found = _load(case, "restored", name)
-        if found is not None:
-            restored[name] = found
+    restored = {name: image for name in order if (image := load("restored", name)) is not None}
     if not restored:
         return None
     shape = next(iter(restored.values())).shape
 
     def one(role: str, method: str | None = None) -> Image | None:
-        found = _load(case, role, method)
+        found = load(role, method)
         return found if found is not None and found.shape == shape else None
 
     hole = one("hole")
@@ -140,16 +151,9 @@ def read(case: EvaluatedCase, methods: tuple[str, ...], main: str) -> Pictures |
         restored={name: image for name, image in restored.items() if image.shape == shape},
         uncertainty=one("uncertainty", main),
         supplied=one("supplied", main),
-        hole=None if hole is None else hole > 0,
+        hole=hole > 0 if hole is not None and hole.any() else None,
+        missing=tuple(missing),
     )
-
-
-def _load(case: EvaluatedCase, role: str, method: str | None = None) -> Image | None:
-    """The image of a role, of a method or of none in particular."""
-    for shown in case.images:
-        if shown.role == role and (method is None or shown.method in (method, "")):
-            return np.asarray(shown.load(), dtype=np.float32)
-    return None
 
 
 def study(case: EvaluatedCase, pictures: Pictures, main: str) -> Study:

@@ -88,11 +88,12 @@ def badness(metric: Metric, value: float) -> float:
 
 
 def _best(metric: Metric, cells: Mapping[str, SummaryCell]) -> str:
-    """The method with the best mean, of those that are not the input or the reference; empty without a contest."""
+    """The method with the best mean, of those that are not the input or the reference; empty when none stands out."""
     able = {name: cell.mean for name, cell in cells.items() if name not in ("input", "reference") and cell.count}
     if len(able) < 2 or not metric.better:
         return ""
-    return min(able, key=lambda name: badness(metric, able[name]))
+    first, second = sorted(able, key=lambda name: badness(metric, able[name]))[:2]
+    return "" if number(able[first]) == number(able[second]) else first
 
 
 def main_metrics(evaluation: Evaluation, main: str) -> list[tuple[str, str]]:
@@ -137,7 +138,7 @@ def comparison_rows(evaluation: Evaluation) -> list[dict[str, str]]:
             "pair": f"{each.method} − {each.against}",
             "count": str(each.count),
             "difference": number(each.difference),
-            "interval": f"{number(each.low)} to {number(each.high)}",
+            "interval": f"{number(each.low)} to {number(each.high)}" if math.isfinite(each.low) else "–",
             "p": probability(each.p),
             "p_holm": probability(each.p_holm),
             "effect": number(each.effect, 3),
