@@ -27,6 +27,7 @@ from medidiff.scans.outputs import atomic_file
 MOST_SHOWN = 40  # cases with pictures; the others stand in the tables
 OPEN = 3  # cases that are unfolded at first
 PLOTTED = 8
+LARGE = 64  # voxels of a flagged region at which the pictures open
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +146,11 @@ def _draw(case: EvaluatedCase, names: tuple[str, ...], main: str, budget: int) -
 
 
 def _first(pictures: Pictures, found: Study) -> tuple[int, int, int] | None:
-    """Where the pictures open: in the hole, else at the largest unexpected change, else in the middle."""
+    """Where the pictures open: in the hole, else at the largest unexpected change of some size, else in the middle."""
     if pictures.hole is not None:
         i, j, k = (int(np.argmax(pictures.hole.sum(axis=tuple(o for o in range(3) if o != axis)))) for axis in range(3))
         return i, j, k
-    changes = [region for region in found.regions if region.reason == "change"]
+    changes = [region for region in found.regions if region.reason == "change" and region.voxels >= LARGE]
     return max(changes, key=lambda region: region.voxels).centre if changes else None
 
 

@@ -1,5 +1,6 @@
 "use strict";
 (function () {
+  document.documentElement.classList.add("live");
   const data = JSON.parse(document.getElementById("data").textContent);
   const OUTLINE = { 1: [80, 200, 255], 2: [124, 252, 0] };
   const scratch = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
