@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,10 @@ import numpy as np
 import pytest
 
 from medidiff.cli import main
+from medidiff.config import RunConfig
+from medidiff.runs import settings
+
+ROOT = Path(__file__).parents[2]
 
 Write = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -73,6 +78,15 @@ def test_toml_is_a_whole_run(folder: Path, tmp_path: Path, fake: ModuleType, mon
     assert (computes[0].device, computes[0].threads) == ("cpu", 2)
     restore = config_of(out / "run.json")["restore"]
     assert (restore["strength"], restore["samples"], restore["steps"]) == (0.5, 2, 8)
+
+
+def test_example_of_the_documentation_is_a_run(tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/verify-a-result.md").read_text()
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "run.toml").write_text(text)
+    config = RunConfig.model_validate(settings.read(tmp_path / "run.toml"))
+    assert config.inputs == (tmp_path / "scans",)
+    assert (config.pipeline, config.restore.noise, config.compute.threads) == ("mr", 9, 2)
 
 
 def test_flags_go_before_the_file(folder: Path, tmp_path: Path) -> None:
