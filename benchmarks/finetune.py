@@ -1,8 +1,8 @@
 """Fine-tuning on five noisy scans of an unseen kind, without clean ones: ``python -m benchmarks.finetune``.
 
 Noise is added to scans whose originals only judge. ``medidiff finetune`` gets the noisy files and nothing else,
-estimates their noise, and is compared with the pipeline that it began with: on these five scans, and on a sixth of the
-same kind. One MR volume in all tasks tells what was forgotten.
+is told their noise (or estimates it, with ``--estimate``), and is compared with the pipeline that it began with: on
+these five scans, and on a sixth of the same kind. One MR volume in all tasks tells what was forgotten.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from medidiff.physics import intensity
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.pipelines import Pipeline
 from medidiff.training import pack, validation
+from medidiff.training.finetune import Settings
 from medidiff.training.objective import predict_mean
 
 Image = NDArray[np.float32]
@@ -101,13 +102,23 @@ KINDS = {
 
 def add_noise(scan: Scan, percent: float, law: str, seed: int) -> Image:
     """Noise of ``percent`` of the bright level, in the scan's units."""
-    modality = "CT" if float(scan.clean.min()) < -500 else "MR"
-    scaling, _ = intensity.normalise(scan.clean, modality)
+    scaling, _ = intensity.normalise(scan.clean, modality_of(scan))
     sigma = percent / 100 * scaling.bright * scaling.scale
     rng = np.random.default_rng([seed, round(100 * percent)])
     real, imaginary = (sigma * rng.standard_normal(scan.clean.shape) for _ in range(2))
     noisy = scan.clean + real if law == "gaussian" else np.hypot(scan.clean + real, imaginary)
     return np.asarray(noisy, dtype=np.float32)
+
+
+def percent_of(image: Image, scan: Scan) -> float:
+    """The noise that was added, in percent of the noisy scan's own bright level, which is what a user would give."""
+    scaling, _ = intensity.normalise(image, modality_of(scan))
+    return 100 * float(np.std(image - scan.clean)) / (scaling.bright * scaling.scale)
+
+
+def modality_of(scan: Scan) -> str:
+    """What a reader takes the file for."""
+    return "CT" if float(scan.clean.min()) < -500 else "MR"
 
 
 def quality(restored: Image, scan: Scan) -> float:
@@ -116,11 +127,14 @@ def quality(restored: Image, scan: Scan) -> float:
     return foreground_psnr(restored - low, scan.clean - low)
 
 
-def judge(path: Path, scans: list[Scan], noisy: list[Image], threads: int) -> list[float]:
-    """PSNR of every scan, restored by a pipeline that estimates the noise itself."""
+def judge(
+    path: Path, scans: list[Scan], noisy: list[Image], levels: list[float] | list[str], threads: int
+) -> list[float]:
+    """PSNR of every scan, restored by a pipeline."""
     pipeline = pipelines.load(path, compute=ComputeOptions(device="cpu", threads=threads))
     return [
-        quality(pipeline((image, scan.affine), force=True).mean, scan) for scan, image in zip(scans, noisy, strict=True)
+        quality(pipeline((image, scan.affine), noise=level, force=True).mean, scan)
+        for scan, image, level in zip(scans, noisy, levels, strict=True)
     ]
 
 
@@ -146,19 +160,23 @@ def run(name: str, options: argparse.Namespace, folder: Path, base: Path, thread
     kind = KINDS[name]
     scans = kind.scans(folder)
     noisy = [add_noise(scan, options.noise, kind.law, options.seed + index) for index, scan in enumerate(scans)]
+    levels = [percent_of(image, scan) for image, scan in zip(noisy, scans, strict=True)]
+    told = "auto" if options.estimate else f"{np.mean(levels[:LEARNED]):.3f}"
     with tempfile.TemporaryDirectory() as home:
         tuned, files = Path(home) / "tuned", []
         for index, (scan, image) in enumerate(zip(scans[:LEARNED], noisy, strict=False)):
             files.append(str(Path(home) / f"{index}.nii.gz"))
             nib.save(nib.Nifti1Image(image, scan.affine), files[-1])
         command = ["finetune", *files, "-p", str(base), "-o", str(tuned), "--minutes", str(options.minutes)]
+        command += ["--noise", told, "--learning-rate", str(options.learning_rate)]
         wall, processor = time.monotonic(), time.process_time()
         code = medidiff([*command, "--threads", str(threads), "--device", "cpu", "--seed", str(options.seed)])
         if code:
             raise SystemExit(code)
         wall, processor = time.monotonic() - wall, time.process_time() - processor
-        before, after = (judge(path, scans, noisy, threads) for path in (base, tuned))
-        told = json.loads((tuned / "configs/metadata.json").read_text(encoding="utf-8"))["medidiff"]
+        asked = ["auto"] * len(scans) if options.estimate else levels
+        before, after = (judge(path, scans, noisy, asked, threads) for path in (base, tuned))
+        settings = json.loads((tuned / "configs/metadata.json").read_text(encoding="utf-8"))["medidiff"]
         lost = forgotten(base, tuned, folder / MEMORY)
     rows = [
         {"scan": scan.name, "noisy": quality(image, scan), "before": old, "after": new, "gain": new - old}
@@ -171,7 +189,7 @@ def run(name: str, options: argparse.Namespace, folder: Path, base: Path, thread
         "rows": rows,
         "gain": float(np.mean([row["gain"] for row in rows[:LEARNED]])),
         "gain_unseen": rows[-1]["gain"],
-        "story": told.get("finetuned", [None])[-1],
+        "story": settings.get("finetuned", [None])[-1],
         "wall_seconds": round(wall),
         "processor_seconds": round(processor),
         "forgotten": lost,
@@ -192,11 +210,12 @@ def verdict(found: dict[str, Any]) -> Verdict:
 def document(result: dict[str, Any]) -> str:
     """Everything that was found, in Markdown."""
     where = result["environment"]
+    how = "estimate the noise" if result["estimated"] else "are told the noise"
     made = (
         f"Pipeline {where['pipeline']} {where['version']}, weights {where['weights_sha256'][:12]};"
         f" {result['noise_percent']:g} % white noise, seed {result['seed']}, {where['threads']} threads. Both"
-        " pipelines estimate the noise. PSNR in dB over the foreground, its peak the reference's maximum. The"
-        " references are real scans with noise of their own, which caps all figures."
+        f" pipelines {how}. PSNR in dB over the foreground, its peak the reference's maximum. The references are real"
+        " scans with noise of their own, which caps all figures: where it is estimated, it is taken for noise too."
     )
     parts = [
         "# Fine-tuning on noisy scans alone",
@@ -235,6 +254,8 @@ def main() -> None:
     parser.add_argument("--kind", nargs="+", choices=list(KINDS), default=["bone", "cells"])
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--noise", type=float, default=9.0, help="percent of the bright level")
+    parser.add_argument("--estimate", action="store_true", help="the noise is estimated, not told")
+    parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
     parser.add_argument("--pipeline", default="mr")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -251,6 +272,7 @@ def main() -> None:
     result = {
         "environment": report.environment(pipeline, threads),
         "noise_percent": options.noise,
+        "estimated": options.estimate,
         "seed": options.seed,
         "minutes": options.minutes,
         "verdicts": [vars(verdict(one)) for one in found],

@@ -75,7 +75,7 @@ class Taken:
 )
 @click.option(
     "--learning-rate",
-    default=1e-3,
+    default=7e-4,
     show_default=True,
     type=click.FloatRange(0, 0.1, min_open=True),
     help="At its highest.",

@@ -45,7 +45,7 @@ class Settings:
     """
 
     seconds: float = 600.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     replay: int = 3
     seed: int = 0
 

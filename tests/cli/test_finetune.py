@@ -12,11 +12,17 @@ import pytest
 
 import medidiff
 from medidiff.cli import main
+from medidiff.training import finetune
 from tests.benchmarks.conftest import tiny_bundle  # noqa: F401
 from tests.training.conftest import blobs
 
 Capture = pytest.CaptureFixture[str]
 FAST = ("--threads", "1", "--learning-rate", "0.01", "--progress", "plain")
+
+
+@pytest.fixture(autouse=True)
+def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "_EDGE", {3: 16})
 
 
 @pytest.fixture
