@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -46,3 +49,26 @@ def test_device_that_is_not_there(sample_data: Path, tmp_path: Path, capsys: pyt
     code = main(["denoise", str(sample_data / "dicom_mr"), "-o", str(tmp_path / "out"), "--device", "cuda:99"])
     assert code == 2
     assert "cuda:99" in capsys.readouterr().err
+
+
+def test_all_tasks_are_verified_in_another_process(sample_data: Path, tmp_path: Path) -> None:
+    crop = nib.load(sample_data / "phantom_t1w.nii.gz").slicer[24:56, 34:66, 44:60]
+    nib.save(crop, tmp_path / "scan.nii.gz")
+    hole = np.zeros(crop.shape, dtype=np.uint8)
+    hole[12:20, 12:20, 6:10] = 1
+    nib.save(nib.Nifti1Image(hole, crop.affine), tmp_path / "mask.nii.gz")
+    (tmp_path / "series").mkdir()
+    for path in sorted((sample_data / "dicom_mr").glob("*.dcm"))[:4]:
+        shutil.copy(path, tmp_path / "series")
+    scan, mask, out = (str(tmp_path / name) for name in ("scan.nii.gz", "mask.nii.gz", "out"))
+    more = ["-o", out, "--samples", "1", "--steps", "2", "--gamma", "1", "-q"]
+    assert main(["denoise", scan, str(tmp_path / "series"), *more]) == 0
+    assert main(["superres", scan, *more, "--factor", "1,1,2"]) == 0
+    assert main(["inpaint", scan, *more, "--mask", mask]) == 0
+    sidecars = [path for path in Path(out).glob("*.json") if path.name != "run.json"]
+    assert len(sidecars) == 4
+    code = "import sys; from medidiff.cli import main; sys.exit(max(main(['verify', name]) for name in sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *map(str, sidecars)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the same bytes came again") == 4, done.stdout
