@@ -1,8 +1,8 @@
 """Fine-tune a trained network on a few scans of another kind, with or without clean ones.
 
 Without clean scans it learns the posterior mean from pairs of noisier copies (``recorrupt``), and between these steps
-to answer everything else as before (``objective.drift``). A part of every scan is held out; the weights that come out
-are those with the least estimated error there, and none if they are not surely better than those that went in.
+to answer as before in the other tasks (``objective.drift``). A part of every scan is held out; what comes out are the
+weights with the least estimated error there, and none if they are not surely better than those that went in.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Settings:
 
     seconds: float = 600.0
     learning_rate: float = 7e-4
-    replay: int = 3
+    replay: int = 4
     seed: int = 0
 
 
@@ -141,13 +141,15 @@ def without_truth(
     generator = torch.Generator(device).manual_seed(settings.seed)
     chance = np.random.default_rng(settings.seed)
     teacher = copy.deepcopy(network).requires_grad_(False).eval()
-    simulator = Simulator(replayed, data, device, settings.seed, (modality,), dims)
+    others = data.superres + data.inpaint + data.combined
+    every = settings.replay if others > 0 else 0
+    scale = 1 / others if others > 0 else 0.0
+    shares = {name: scale * getattr(data, name) for name in ("superres", "inpaint", "combined")}
+    simulator = Simulator(replayed, replace(data, **shares), device, settings.seed, (modality,), dims)
 
     def replay(tuned: Backbone) -> None:
         example = simulator.draw(_EDGE[dims], _REPLAYED)
-        problem = example.problem
-        plain = problem.acquisition is None and problem.support is None  # what changes is the mean of denoising alone
-        null = torch.full((_REPLAYED,), not plain and chance.random() < 0.7, device=device)
+        null = torch.full((_REPLAYED,), chance.random() < 0.7, device=device)
         objective.drift(tuned, teacher, example, null, simulator.generator).backward()
 
     def learned(tuned: Backbone) -> None:
@@ -156,7 +158,7 @@ def without_truth(
         pair.error(objective.mean_residual(tuned, pair.problem)).square().mean().backward()
 
     def step(tuned: Backbone, iteration: int) -> None:
-        turn = settings.replay > 0 and iteration % (settings.replay + 1) == settings.replay
+        turn = every > 0 and iteration % (every + 1) == every
         (replay if turn else learned)(tuned)
 
     judge = NoisyJudge(teacher, [held for _, held in parts], settings.seed + 1)
