@@ -68,7 +68,7 @@ class ResultFiles:
         inside = PurePosixPath(str(outputs["restored"])).parent
         given = PurePosixPath(str(entry.get("input")))
         self.name = (inside / stem).as_posix()
-        self.pattern = glob.escape(stem if entry.get("kind") == "dicom" else (inside / given.name).as_posix())
+        self.pattern = glob.escape(self.name if entry.get("kind") == "dicom" else (inside / given.name).as_posix())
         self.missing: list[str] = []
         self.ref = self._find(folder / given, stem)
         if not self._restored.exists():

@@ -75,9 +75,9 @@ def find_scans(
                 skipped.append(Skipped(found.path, dicom.reason))
         else:
             series[dicom.series or f"no uid: {found.path.parent}"].append((found, dicom))
-    cases = niftis + _series_cases(series, numbers, include, exclude)
+    cases = niftis + _series_cases(series, numbers, include)
     cases.sort(key=lambda case: (case.relative.as_posix().casefold(), case.relative.as_posix(), case.path.as_posix()))
-    return Discovery(tuple(_distinct(cases)), tuple(skipped))
+    return Discovery(tuple(case for case in _distinct(cases) if not _named(case, exclude)), tuple(skipped))
 
 
 def content_hash(ref: ScanRef) -> str:
@@ -172,7 +172,6 @@ def _series_cases(
     series: dict[str, list[tuple[_Found, _Dicom]]],
     numbers: dict[str, set[int]],
     include: Sequence[str],
-    exclude: Sequence[str],
 ) -> list[ScanRef]:
     cases = []
     for uid in sorted(series):
@@ -181,8 +180,6 @@ def _series_cases(
         stem = safe_name(first.name, 120) or "series"
         by_name = any(fnmatch(stem, pattern) for pattern in include)
         if include and not by_name and not any(_matches(found, include) for found, _ in members):
-            continue
-        if any(fnmatch(stem, pattern) for pattern in exclude):
             continue
         folder = Path(os.path.commonpath([found.path.parent.absolute() for found, _ in members]))
         root = members[0][0].root
@@ -194,6 +191,12 @@ def _series_cases(
             ScanRef("dicom", path, files, relative, stem, first.series, _unused(first.number, numbers[first.study]))
         )
     return cases
+
+
+def _named(case: ScanRef, patterns: Sequence[str]) -> bool:
+    """Whether a series' name, or where it would go below the output, matches; files are judged as they are found."""
+    names = (case.stem, (case.relative.parent / case.stem).as_posix())
+    return case.kind == "dicom" and any(fnmatch(name, pattern) for name in names for pattern in patterns)
 
 
 def _unused(number: int | None, taken: set[int]) -> int:

@@ -105,6 +105,22 @@ def test_include_and_exclude(tmp_path, save_series):
     assert names(exclude=["3_Thin*", "*.gz"]) == []
 
 
+def test_series_of_one_name_are_left_out_one_by_one(tmp_path, save_series):
+    save_series("a", series="1.2.3")
+    for path in list((tmp_path / "a").iterdir()):
+        path.rename(path.with_name(f"first_{path.name}"))
+    save_series("a", series="1.2.4")
+    save_series("b", series="1.2.5")
+
+    def stems(*exclude):
+        cases = find_scans([tmp_path], exclude=exclude).cases
+        return [(case.relative.parent / case.stem).as_posix() for case in cases]
+
+    assert stems() == ["a/3_Thin_slices", "a/3_Thin_slices-2", "b/3_Thin_slices"]
+    assert stems("a/3_Thin_slices-2") == ["a/3_Thin_slices", "b/3_Thin_slices"]
+    assert stems("a/3_Thin_slices") == ["a/3_Thin_slices-2", "b/3_Thin_slices"]
+
+
 def test_series_are_told_apart_by_uid_and_joined_over_folders(tmp_path, save_series):
     save_series("a", series="1.2.3")
     save_series("a/deep", series="1.2.4", count=2, SeriesNumber=7, SeriesDescription="Ax T1/FLAIR: 3 mm")

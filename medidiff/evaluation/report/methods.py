@@ -51,7 +51,7 @@ def _restoration(evaluation: Evaluation) -> str:
     trees = sidecars(evaluation)
     version = next((str(tree["medidiff"]) for tree in trees if "medidiff" in tree), "")
     version = version or str(evaluation.provenance.get("medidiff", ""))
-    sentence = f"{count(len(scans), 'scan').capitalize()} {'was' if len(scans) == 1 else 'were'} {done} with medidiff"
+    sentence = f"{count(len(scans), 'volume').capitalize()} {'was' if len(scans) == 1 else 'were'} {done} with medidiff"
     named = list(dict.fromkeys(_pipeline(tree.get("pipeline") or {}) for tree in trees if tree.get("pipeline")))
     by = f" ({'; '.join(named)})" if named else ""
     return (

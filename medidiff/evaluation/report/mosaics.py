@@ -25,7 +25,7 @@ LADDER = ((17, 320), (15, 256), (11, 224), (9, 192), (7, 176), (7, 144), (5, 128
 SMOOTH_EDGE = 128  # pixels are enough for maps that vary slowly
 QUALITY = 78
 MARGIN = 0.06  # of the object's extent, left around it
-THINNEST = 4  # voxels: a plane with a shorter edge is not shown
+THINNEST, SLIMMEST = 6, 0.08  # voxels, share of the longer edge: a plane with a shorter edge is not shown
 NAMES = ("sagittal", "coronal", "axial")
 _MULTIPLE = 8  # JPEG works on blocks of this edge; slices of a strip begin on one
 
@@ -134,8 +134,7 @@ class _View:
         self.shape = next(iter(self.bytes.values())).shape
         self.first = None if marks.first is None else self._index(marks.first)
         several = any(panel.method for panel in panels)
-        sizes = [self._edges(axis) for axis in range(3)]
-        self.axes = [axis for axis in (2, 1, 0) if min(sizes[axis]) >= THINNEST] or [int(np.argmin(self.shape))]
+        self.axes = [axis for axis in (2, 1, 0) if self._worth(axis)] or [int(np.argmin(self.shape))]
         self.full = self.axes[0] if several else None
 
     def turned(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -149,13 +148,16 @@ class _View:
             for axis, source in enumerate(self.order)
         ]
 
-    def _edges(self, axis: int) -> list[int]:
-        return [self.box[other].stop - self.box[other].start for other in range(3) if other != axis]
+    def _worth(self, axis: int) -> bool:
+        """Whether the plane is wide enough to see something."""
+        edges = [self.box[other].stop - self.box[other].start for other in range(3) if other != axis]
+        sizes = [edge * self.spacing[other] for edge, other in zip(edges, _others(axis), strict=True)]
+        return bool(min(edges) >= THINNEST and min(sizes) >= SLIMMEST * max(sizes))
 
     def plane(self, axis: int, slices: int, edge: int) -> Plane:
         """One direction of view, with at most ``slices`` slices of at most ``edge`` pixels."""
         places = self._places(axis, slices)
-        across, down = (other for other in range(3) if other != axis)
+        across, down = _others(axis)
         width = self.spacing[across] * (self.box[across].stop - self.box[across].start)
         height = self.spacing[down] * (self.box[down].stop - self.box[down].start)
         shown = [panel for panel in self.panels if not panel.method or axis == self.full]
@@ -213,6 +215,11 @@ class _View:
             return None
         image = Picture.fromarray(drawn.reshape(-1, drawn.shape[2]), "L")
         return Strip(_uri(image, "PNG"), drawn.shape[2], drawn.shape[1], drawn.shape[1])
+
+
+def _others(axis: int) -> tuple[int, int]:
+    first, second = (other for other in range(3) if other != axis)
+    return first, second
 
 
 def _box(inside: NDArray[Any]) -> tuple[slice, slice, slice]:

@@ -150,3 +150,11 @@ def test_a_flat_image_is_shown_in_one_plane() -> None:
     planes = drawn(case)
     assert list(planes) == ["axis-3"]
     assert planes["axis-3"].slices == (0,)
+
+
+def test_a_slab_is_not_shown_from_its_edge() -> None:
+    image = np.pad(np.full((30, 40, 8), 9, np.float32), ((4, 4), (4, 4), (0, 0)))
+    shown = (Shown("restored", "medidiff", lambda: image),)
+    thin, thick = (EvaluatedCase("x", "denoise", (1, 1, step), "", shown, orientation="RAS") for step in (0.3, 3))
+    assert set(drawn(thin)) == {"axial"}
+    assert set(drawn(thick)) == {"axial", "coronal", "sagittal"}

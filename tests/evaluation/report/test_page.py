@@ -12,10 +12,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from medidiff.errors import ScanError
 from medidiff.evaluation import report
 from medidiff.evaluation.report import claim, methods, study, tables, texts
 from medidiff.evaluation.results import Evaluation
@@ -157,7 +159,9 @@ def test_every_hash_of_a_sidecar_is_shown(page: Page) -> None:
 
 def test_the_methods_paragraph_says_what_the_record_holds(evaluation: Evaluation) -> None:
     text = methods.paragraph(evaluation)
-    assert text.startswith(f"2 scans were denoised with medidiff 9.9.9 (pipeline mr 0.2.0, weights SHA-256 {'c' * 64})")
+    assert text.startswith(
+        f"2 volumes were denoised with medidiff 9.9.9 (pipeline mr 0.2.0, weights SHA-256 {'c' * 64})"
+    )
     assert "noise level was estimated from each scan under a rician law (5.5 to 5.5 %, median 5.5 %" in text
     assert "degraded first (noise: rician:9); each method (medidiff, nlm) was given the same images." in text
     assert "compared with references by PSNR." in text
@@ -165,7 +169,7 @@ def test_the_methods_paragraph_says_what_the_record_holds(evaluation: Evaluation
     assert "(n = 2; the volume is the unit) with the two-sided Wilcoxon" in text
     assert "python 3.11.7, torch 2.13.0; Linux x86_64; computed on cpu" in text
     alone = methods.paragraph(replace(evaluation, cases=evaluation.cases[:1], comparisons=()))
-    assert alone.startswith("1 scan was denoised")
+    assert alone.startswith("1 volume was denoised")
     assert "Wilcoxon" not in alone
 
 
@@ -200,3 +204,15 @@ def test_an_evaluation_without_images_or_figures_is_a_page_too(evaluation: Evalu
 def test_the_parts_of_the_page_are_shipped() -> None:
     names = {each.name for each in resources.files("medidiff.evaluation.report").iterdir()}
     assert {"report.html.j2", "case.html.j2", "report.css", "report.js"} <= names
+
+
+def test_an_image_that_cannot_be_read_is_named_and_left_out(evaluation: Evaluation) -> None:
+    def gone() -> Any:
+        raise ScanError("/somewhere/deep/truth.nii.gz is damaged.")
+
+    case = evaluation.cases[0]
+    images = tuple(replace(shown, load=gone) if shown.role == "reference" else shown for shown in case.images)
+    page = Page(report.render(replace(evaluation, cases=(replace(case, images=images),))))
+    assert "good: an image (reference) is not shown: truth.nii.gz is damaged." in page.text
+    assert "Difference to reference" not in page.text
+    assert "Residual" in page.text
