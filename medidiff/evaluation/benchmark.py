@@ -164,11 +164,10 @@ def describe(settings: Settings, methods: Sequence[str], found: _Found) -> dict[
     if settings.task == "inpaint":
         tree["holes"] = "one a scan, tumour-shaped, in tissue that looks healthy"
     part = "whole scans" if settings.crop is None else f"central {settings.crop} voxels an axis at most"
-    window = f"{judge.WINDOW[0]:g} to {judge.WINDOW[1]:g} HU"
     tree |= {
         "part": part,
-        "data_range": f"the reference's maximum; for CT the window {window}, to which images are clipped",
-        "foreground": "above 10/255 of the reference's maximum; for CT above -500 HU, holes of slices filled",
+        "data_range": judge.range_rule(),
+        "foreground": judge.FOREGROUND_RULE,
         "threads": settings.threads or "all cores",
         "memory": "of a process a method and case, imports included" if settings.alone else "not measured",
         "methods": {name: _named(name) for name in methods},

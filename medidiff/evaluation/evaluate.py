@@ -98,11 +98,9 @@ def describe(options: Options, pairs: Sequence[Pair], *, with_reference: bool) -
     tree: dict[str, Any] = {"scans": len(pairs), "tasks": sorted({pair.task for pair in pairs if pair.task})}
     if not with_reference:
         return tree
-    window = "{:g} to {:g} HU".format(*options.window)
-    rule = "above 10/255 of the reference's maximum; for CT above -500 HU, holes of slices filled"
     return tree | {
-        "data_range": f"the reference's maximum; for CT the window {window}, to which images are clipped",
-        "foreground": rule if options.mask is None else "the given mask",
+        "data_range": judge.range_rule(options.window),
+        "foreground": judge.FOREGROUND_RULE if options.mask is None else "the given mask",
         "geometry": "references resampled where they differ" if options.resample else "equal",
         "labels": "none" if options.labels is None else options.labels.name,
     }

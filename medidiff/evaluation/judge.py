@@ -19,6 +19,12 @@ Row = tuple[str, str, float]  # metric, region, value
 
 WINDOW = (-160.0, 240.0)  # HU: soft tissue
 BODY = -500.0  # HU: what is denser is body
+FOREGROUND_RULE = f"above 10/255 of the reference's maximum; for CT above {BODY:g} HU, holes of slices filled"
+
+
+def range_rule(window: tuple[float, float] = WINDOW) -> str:
+    """The data range, in words."""
+    return "the reference's maximum; for CT the window {:g} to {:g} HU, to which images are clipped".format(*window)
 
 
 @dataclass(frozen=True)
@@ -84,16 +90,6 @@ class Truth:
         for k in range(body.shape[2]):
             body[:, :, k] = ndimage.binary_fill_holes(body[:, :, k])
         return body
-
-    def rule(self) -> str:
-        """How the foreground was found, in words."""
-        if self.hole is not None:
-            return "the hole"
-        if self.mask is not None:
-            return "the given mask"
-        if self.hounsfield:
-            return f"above {BODY:g} HU, holes of slices filled"
-        return "above 10/255 of the reference's maximum"
 
 
 def figures(method: str, image: Image, truth: Truth) -> list[Figure]:

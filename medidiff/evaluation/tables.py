@@ -17,10 +17,8 @@ from medidiff.scans.outputs import atomic_file, write_json_atomic
 
 FIGURES, COMPARISONS, TREE = "figures.csv", "comparisons.csv", "evaluation.json"
 COSTS = ("seconds", "peak_gb")
-SHOWN = {  # without a judged metric these are shown: a run without references
-    "": ("noise_before", "noise_after", "removed", "residual_lag1", "residual_edges", "sharpness"),
-    "judged": ("psnr", "ssim", "ms_ssim", "mae", "mae_hu", "hfen", "vif", "brats_psnr", "brats_ssim", "brats_mse"),
-}
+LEFT_OUT = ("nrmse",)  # of what methods are compared by: it says what PSNR says
+UNREFERENCED = ("noise_before", "noise_after", "removed", "residual_lag1", "residual_edges", "sharpness")
 DIGITS = {"dB": 2, "HU": 2, "%": 2, "s": 1, "GB": 2, "sigma": 3}
 
 
@@ -94,9 +92,9 @@ def _first(evaluation: Evaluation) -> str:
 
 
 def _table(evaluation: Evaluation) -> str:
-    columns = [(metric, region) for metric, region in primary(evaluation.figures) if metric in SHOWN["judged"]]
+    columns = [(metric, region) for metric, region in primary(evaluation.figures) if metric not in LEFT_OUT]
     if not columns:
-        columns = [(metric, "full") for metric in SHOWN[""] if metric in evaluation.metrics]
+        columns = [(metric, "full") for metric in UNREFERENCED if metric in evaluation.metrics]
     columns += [(metric, "full") for metric in COSTS if metric in evaluation.metrics]
     head = [f"mean of {_counted(evaluation)}", *(_title(evaluation, metric, region) for metric, region in columns)]
     rows = [
