@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 1, max_open=True),
-    default=1e-3,
-    show_default=True,
+    show_default="0.001, with bf16 or fp16 0.01",
     metavar="X",
     help="Largest difference of a voxel, as a share of the image's range, when platform or software changed.",
 )
@@ -42,7 +41,7 @@ def command(
     mask: Path | None,
     pipeline: str | None,
     again: bool,
-    tolerance: float,
+    tolerance: float | None,
     device: str | None,
     as_json: bool,
 ) -> int:

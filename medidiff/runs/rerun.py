@@ -69,8 +69,16 @@ def settings_of(
         config = RunConfig.model_validate({**tree[settings.CONFIG], **places})
     except ValidationError as error:
         raise UsageError(f"The sidecar's settings are damaged: {describe(error)}.") from error
-    compute = config.compute if device is None else config.compute.model_copy(update={"device": device})
-    return config.model_copy(update={"compute": compute})
+    changes: dict[str, Any] = {} if device is None else {"device": device}
+    if "fp32" in precisions(tree):  # a GPU would choose bf16 by itself
+        changes["precision"] = "fp32"
+    return config.model_copy(update={"compute": config.compute.model_copy(update=changes)})
+
+
+def precisions(tree: dict[str, Any]) -> set[str]:
+    """The number formats that the volumes of a result were computed in, as far as they were computed."""
+    records = [volume.get("record") or {} for volume in tree.get("volumes") or ()]
+    return {str(record["precision"]) for record in records if record.get("precision")}
 
 
 def names_of(config: RunConfig, base: str, ref: ScanRef, folder: Path, output: str) -> OutputNames:

@@ -4,7 +4,8 @@ What a result was made from is compared by SHA-256 (`medidiff.runs.checks`). If 
 made again into a temporary folder. On the same platform and with the same software the bytes must be the same: UIDs and
 dates of DICOM files are made from what the sidecar holds. Elsewhere, and on GPUs, sums are rounded in another order, so
 there the images are compared voxel by voxel: they must lie at the same place, and no voxel may differ by more than
-`TOLERANCE` of the image's range, or by one step of numbers that are stored whole.
+`TOLERANCE` of the image's range (`COARSE` when one of them was computed in bf16 or fp16), or by one step of numbers
+that are stored whole.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from medidiff.runs import checks, failures, locate, sidecar
 from medidiff.runs.checks import Finding, Sources, Subject, counted
 from medidiff.runs.locate import Hints, Result
 from medidiff.runs.record import is_run_record
-from medidiff.runs.rerun import rerun
+from medidiff.runs.rerun import precisions, rerun
 from medidiff.scans.compare import Difference, difference
 
 TOLERANCE = 1e-3
+COARSE = 1e-2  # bf16 lies up to 0.005 of the range from fp32: phantoms, all tasks, means, samples and maps
 HARMLESS = ("code", "platform")  # they may change as long as the images stay
 APART = Difference(float("inf"), 0.0, 0.0, same_place=False)  # what cannot be compared
 
@@ -95,7 +97,7 @@ def verify(
     hints: Hints | None = None,
     *,
     again: bool = True,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     device: str | None = None,
 ) -> Verification:
     """Check one result.
@@ -104,7 +106,7 @@ def verify(
         file: its sidecar.
         hints: where the input, the mask and the pipeline lie, if they were moved.
         again: also make the result again, if all that it was made from is as it was.
-        tolerance: of an image's range, for results of another platform.
+        tolerance: of an image's range, for results of another platform; by default as the number format allows.
         device: where to compute, if not as before.
 
     Raises:
@@ -126,7 +128,7 @@ def verify(
 
 
 def made_again(
-    result: Result, sources: Sources, findings: tuple[Finding, ...], tolerance: float, device: str | None
+    result: Result, sources: Sources, findings: tuple[Finding, ...], tolerance: float | None, device: str | None
 ) -> Verification:
     """Make a result again and compare."""
     assert sources.ref is not None
@@ -146,6 +148,8 @@ def made_again(
             return Verification(result.file, (*findings, Finding("re-run", "failed", text)))
         findings = tuple(with_compute(each, result.tree, fresh) for each in findings)
         exact = not any(each.bad and each.subject in HARMLESS for each in findings) and on_cpu(fresh)
+        if tolerance is None:
+            tolerance = TOLERANCE if precisions(result.tree) | precisions(fresh) <= {"fp32"} else COARSE
         found, largest = compared(result, fresh, folder, 0.0 if exact else tolerance)
         findings = tuple(with_distance(each, result, folder) for each in findings)
     units = str(result.tree["volumes"][0]["units"]) if result.tree.get("volumes") else ""
@@ -165,7 +169,8 @@ def with_compute(finding: Finding, before: dict[str, Any], now: dict[str, Any]) 
 
 def computed(tree: dict[str, Any]) -> dict[str, Any]:
     """What a result was computed with."""
-    record = tree["volumes"][0]["record"] if tree.get("volumes") else {}
+    records = [volume.get("record") or {} for volume in tree.get("volumes") or ()]
+    record = next((each for each in records if each.get("device")), {})  # an untouched volume has none
     return {**(tree.get("compute") or {}), "device": record.get("device"), "precision": record.get("precision")}
 
 

@@ -272,6 +272,37 @@ def test_other_platform_has_a_tolerance(
     assert verify(sidecar, tolerance=0.1).verified
 
 
+@pytest.mark.parametrize("formats", [("fp32", "bf16"), ("bf16", "bf16"), ("fp32", "fp32")])
+def test_reduced_precision_has_a_wider_tolerance(
+    made: Callable[..., Path], fake: ModuleType, formats: tuple[str, str]
+) -> None:
+    """As when a result of a GPU is made again on another one, or on the CPU."""
+    wide = float(np.ptp(0.5 * np.arange(8 * 7 * 6, dtype=np.float32)))
+    computes = []
+    fake.on_load = computes.append
+
+    def computed_in(precision: str, apart: float) -> Callable[..., Any]:
+        def restore(self: Any, volume: Any, options: Any, **more: Any) -> Any:
+            restoration = honest(self, volume, options, **more)
+            restoration.record |= {"device": "cuda", "precision": precision}
+            restoration.mean[3, 3, 3] += apart * wide
+            return restoration
+
+        return restore
+
+    honest = fake.Pipeline.restore
+    fake.Pipeline.restore = computed_in(formats[0], 0)
+    sidecar = made()
+    fake.Pipeline.restore = computed_in(formats[1], 5e-3)
+    found = verify(sidecar)
+    assert found.verified == ("bf16" in formats)
+    assert f"tolerance of {0.01 if 'bf16' in formats else 0.001} of the range" in text_of(found, "re-run")
+    assert computes[-1].precision == ("fp32" if formats[0] == "fp32" else "auto")
+    assert verify(sidecar, tolerance=1e-4).culprits[-1] == "re-run"
+    fake.Pipeline.restore = computed_in(formats[1], 5e-2)
+    assert not verify(sidecar).verified
+
+
 def test_other_software_is_named(made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     sidecar = made()
     before = environment.packages()["numpy"]
