@@ -126,6 +126,7 @@ def figures_of(job: Job, outcome: Outcome, truth: Truth, posed: Posed) -> list[F
         quantile = interval.get("quantile") if interval.get("calibrated") else None
         rows += judge.uncertain(job.method, image, std, truth, float(quantile or uncertainty.NORMAL_90))
     rows.append(Figure(truth.case, job.method, "seconds", "full", outcome.seconds))
+    rows.append(Figure(truth.case, job.method, "cpu_seconds", "full", outcome.cpu_seconds))
     if outcome.peak_gb is not None:
         rows.append(Figure(truth.case, job.method, "peak_gb", "full", outcome.peak_gb))
     return rows

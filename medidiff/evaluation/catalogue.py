@@ -181,6 +181,12 @@ METRICS: dict[str, Metric] = {
         "Mean error, in the noise's standard deviation, where the reference is below 1.5 of them.",
     ),
     "seconds": Metric("Time", "s", "lower", "Wall time of one restoration, without imports and loading of weights."),
+    "cpu_seconds": Metric(
+        "CPU time",
+        "s",
+        "lower",
+        "Processor time of one restoration, over all cores; other programs do not lengthen it.",
+    ),
     "peak_gb": Metric(
         "Peak memory", "GB", "lower", "Largest resident memory of the process that restored, imports included."
     ),

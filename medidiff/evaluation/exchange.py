@@ -64,6 +64,7 @@ class Outcome:
         key: of the job.
         error: why there is no image, in one sentence; empty when there is one.
         seconds: wall time without imports and loading of weights.
+        cpu_seconds: processor time of the same, over all cores.
         peak_gb: largest resident memory of the process, imports included; ``None`` when it is not known.
         record: what medidiff says of its own result; empty for peers.
     """
@@ -71,6 +72,7 @@ class Outcome:
     key: str
     error: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_gb: float | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
 

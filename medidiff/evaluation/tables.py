@@ -16,7 +16,7 @@ from medidiff.evaluation.results import Comparison, Evaluation, Figure
 from medidiff.scans.outputs import atomic_file, write_json_atomic
 
 FIGURES, COMPARISONS, TREE = "figures.csv", "comparisons.csv", "evaluation.json"
-COSTS = ("seconds", "peak_gb")
+COSTS = ("seconds", "cpu_seconds", "peak_gb")
 LEFT_OUT = ("nrmse",)  # of what methods are compared by: it says what PSNR says
 UNREFERENCED = ("noise_before", "noise_after", "removed", "residual_lag1", "residual_edges", "sharpness")
 DIGITS = {"dB": 2, "HU": 2, "%": 2, "s": 1, "GB": 2, "sigma": 3}

@@ -58,9 +58,9 @@ def work(job: Job) -> Outcome:
     try:
         degraded = exchange.load_problem(job.folder)
         method = prepare(job)
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         images, record = method(degraded)
-        seconds = time.perf_counter() - begin
+        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - busy
     except MedidiffError as error:
         return _failed(job, str(error))
     except MemoryError:
@@ -71,7 +71,7 @@ def work(job: Job) -> Outcome:
     if not np.isfinite(images["image"]).all():
         return _failed(job, f"{job.method} gave an image with values that are not finite.")
     exchange.save_images(job.image_file, **images)
-    outcome = Outcome(job.key, "", seconds, peak_gb() if job.alone else None, record)
+    outcome = Outcome(job.key, "", seconds, cpu_seconds, peak_gb() if job.alone else None, record)
     exchange.save_outcome(job, outcome)
     return outcome
 

@@ -33,6 +33,7 @@ def test_denoisers_on_identical_input(body: Path, settings: Settings, watch: Wat
     for method in ("medidiff", "median", "base"):
         assert figure(found, method, "psnr") > figure(found, "input", "psnr") + 2
         assert figure(found, method, "seconds", "full") > 0
+        assert figure(found, method, "cpu_seconds", "full") > 0
     # the network adds nothing, but medidiff estimates the noise that the base is told
     assert figure(found, "medidiff", "psnr") == pytest.approx(figure(found, "base", "psnr"), abs=0.5)
     assert 0 < figure(found, "medidiff", "coverage_90") < 1
