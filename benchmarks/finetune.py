@@ -80,8 +80,8 @@ def cells(folder: Path) -> list[Scan]:
 
 
 def body(folder: Path) -> list[Scan]:
-    """CT of six bodies and things, as different as they are."""
-    names = ["ct_carp", "ct_lung_elastix", "ct_spleen_msd", "ct_head_ge", "cta_chest_ts", "ct_abdomen_ts"]
+    """CT of six bodies, as different as they are."""
+    names = ["ct_chest_abdomen", "ct_lung_elastix", "ct_spleen_msd", "ct_head_ge", "cta_chest_ts", "ct_abdomen_ts"]
     return [middle(read(folder / f"{name}.nii.gz"), (96, 96, 48)) for name in names]
 
 
@@ -96,7 +96,7 @@ KINDS = {
     "bone": Kind("micro-CT of trabecular bone, six slabs of a specimen", "gaussian", bone),
     "bone-rician": Kind("the same with Rician noise", "rician", bone),
     "cells": Kind("fluorescence microscopy of labelled cells, six parts of a section", "gaussian", cells),
-    "ct": Kind("CT of a carp, lung, spleen, head and chest; the sixth is an abdomen", "gaussian", body),
+    "ct": Kind("CT of a trunk, lung, spleen, head and chest; the sixth is an abdomen", "gaussian", body),
 }
 
 
