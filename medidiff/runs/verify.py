@@ -154,8 +154,7 @@ def made_again(
             tolerance = TOLERANCE if precisions(result.tree) | precisions(fresh) <= {"fp32"} else COARSE
         found, largest = compared(result, fresh, folder, 0.0 if exact else tolerance)
         findings = tuple(with_distance(each, result, folder) for each in findings)
-    units = str(result.tree["volumes"][0]["units"]) if result.tree.get("volumes") else ""
-    return Verification(result.file, (*findings, found), largest, units)
+    return Verification(result.file, (*findings, found), largest, units_of(result))
 
 
 def with_compute(finding: Finding, before: dict[str, Any], now: dict[str, Any]) -> Finding:
@@ -200,14 +199,15 @@ def compared(
     other = [name for name in before if before[name] != now[name]]
     if not other:
         return Finding("re-run", "same", f"the same bytes came again, {counted(len(before), 'file')}"), None
-    distances = [distance(result.folder / name, folder / name) for name in other]
-    largest = max(distances, key=lambda each: (not each.same_place, each.relative))
-    text = f"{len(other)} of {counted(len(before), 'file')} came with other bytes; {said(largest)}"
+    apart = {name: distance(result.folder / name, folder / name) for name in other}
+    worst = max(apart, key=lambda name: (not apart[name].same_place, apart[name].relative))
+    text = f"{len(other)} of {counted(len(before), 'file')} came with other bytes; {said(worst, apart[worst], result)}"
     if tolerance == 0:
-        return Finding("re-run", "changed", f"{text}, although software and platform are the same"), largest
-    if all(each.within(tolerance) for each in distances):
-        return Finding("re-run", "same", f"{text}, within the tolerance of {tolerance:g} of the range"), largest
-    return Finding("re-run", "changed", f"{text}, beyond the tolerance of {tolerance:g} of the range"), largest
+        return Finding("re-run", "changed", f"{text}, although software and platform are the same"), apart[worst]
+    limit = f"{tolerance:g} of the range, or one step of whole numbers"
+    if all(each.within(tolerance) for each in apart.values()):
+        return Finding("re-run", "same", f"{text}, within the tolerance of {limit}"), apart[worst]
+    return Finding("re-run", "changed", f"{text}, beyond the tolerance of {limit}"), apart[worst]
 
 
 def with_distance(finding: Finding, result: Result, folder: Path) -> Finding:
@@ -216,8 +216,9 @@ def with_distance(finding: Finding, result: Result, folder: Path) -> Finding:
     there = [name for name in altered if (folder / name).is_file()]
     if not there:
         return finding
-    distances = [distance(folder / name, result.folder / name) for name in there]
-    return replace(finding, text=f"{finding.text}: {said(max(distances, key=lambda each: each.relative))}")
+    apart = {name: distance(folder / name, result.folder / name) for name in there}
+    worst = max(apart, key=lambda name: apart[name].relative)
+    return replace(finding, text=f"{finding.text}: {said(worst, apart[worst], result)}")
 
 
 def distance(first: Path, second: Path) -> Difference:
@@ -228,10 +229,17 @@ def distance(first: Path, second: Path) -> Difference:
         return APART
 
 
-def said(largest: Difference) -> str:
-    """A difference in words."""
-    if not largest.same_place:
-        return "they cannot be compared or lie at another place"
-    if largest.largest == 0:
+def said(name: str, apart: Difference, result: Result) -> str:
+    """How far a file lies apart, in words."""
+    if not apart.same_place:
+        return f"{name} cannot be compared or lies at another place"
+    if apart.largest == 0:
         return "all voxels and their places are the same"
-    return f"the largest difference of a voxel is {largest.largest:.3g}, {largest.relative:.2g} of the range"
+    units = "" if "_supplied" in name else f" {units_of(result)}"
+    share = f"{apart.relative:.2g} of the range"
+    return f"the largest difference of a voxel is {apart.largest:.3g}{units} ({share}) in {name}"
+
+
+def units_of(result: Result) -> str:
+    """The units of the image."""
+    return str(result.tree["volumes"][0]["units"]) if result.tree.get("volumes") else ""

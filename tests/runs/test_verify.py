@@ -238,7 +238,7 @@ def test_altered_output_says_how_far_it_lies_from_the_truth(made: Callable[..., 
     nib.save(nib.Nifti1Image(values, image.affine, image.header), restored)
     text = text_of(verify(sidecar), "output")
     assert text.startswith("t1_denoised.nii.gz is altered: the largest difference of a voxel is ")
-    assert text.endswith("0.25 of the range")
+    assert text.endswith(" a.u. (0.25 of the range) in t1_denoised.nii.gz")
 
 
 @pytest.mark.parametrize(("apart", "state"), [(1e-5, "same"), (1e-2, "changed")])
