@@ -20,7 +20,7 @@ from benchmarks.cases import SAMPLES, Case, load, real_data
 from benchmarks.report import figure, table
 from medidiff.physics import shrinkage, tasks
 from medidiff.physics.fidelity import foreground_psnr
-from medidiff.training.validation import PERCENTAGES
+from medidiff.training.validation import percentages
 
 SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long04_t2w.nii.gz")
 GROUPS = 6
@@ -68,14 +68,14 @@ def main() -> None:
     for name, changes in VARIANTS.items():
         begin = time.process_time()
         with mock.patch.multiple(shrinkage, **changes):
-            found = [[foreground_psnr(pose(case, p)[0], case.clean) for p in PERCENTAGES] for case in cases]
+            found = [[foreground_psnr(pose(case, p)[0], case.clean) for p in percentages("MR")] for case in cases]
         rows.append([name, *(figure(v) for v in np.mean(found, axis=0)), figure(time.process_time() - begin, 1)])
     names = ", ".join(case.name for case in cases)
     print(f"Mean foreground PSNR in dB over {names}; processor seconds for all of them.\n")
-    print(table(["base", *(f"{p} %" for p in PERCENTAGES), "seconds"], rows))
+    print(table(["base", *(f"{p} %" for p in percentages("MR")), "seconds"], rows))
     print(f"\nRoot mean square error over expected error, in {GROUPS} groups of voxels by expected error.\n")
     rows = []
-    for case, percent in itertools.product(cases, PERCENTAGES):
+    for case, percent in itertools.product(cases, percentages("MR")):
         base, expected = pose(case, percent)
         inside = case.clean > 0.05
         off, expected = np.square(base - case.clean)[inside], np.square(expected[inside])

@@ -16,7 +16,7 @@ from medidiff.evaluation import degrade
 from medidiff.physics import intensity
 from medidiff.physics.rician import Law
 from medidiff.training.build_pack import dicom_code
-from medidiff.training.validation import noisy_version
+from medidiff.training.validation import noisy_version, sigma_of
 
 Image = NDArray[np.float32]
 
@@ -46,17 +46,17 @@ class Case:
 
     @property
     def law(self) -> Law:
-        """Which noise is added: Rician to MR, Gaussian to all else."""
+        """Which noise is added: Rician to MR, Gaussian to all else; that of CT has a texture."""
         return "rician" if self.modality == "MR" else "gaussian"
 
     def sigma(self, percent: float) -> float:
         """Standard deviation of noise of ``percent`` of the bright level, in normalised intensity."""
-        return percent / 100 * self.scaling.bright
+        return sigma_of(percent, "CT") if self.modality == "CT" else percent / 100 * self.scaling.bright
 
     def noisy(self, percent: float, seed: int = 0) -> Image:
         """The reference with noise that is the same on every machine."""
-        if self.law == "rician":
-            return noisy_version(self.clean, percent, seed)
+        if self.modality in ("MR", "CT"):
+            return noisy_version(self.clean, percent, seed, self.modality)
         rng = np.random.default_rng([seed, round(percent * 100)])
         return self.clean + np.float32(self.sigma(percent)) * rng.standard_normal(self.clean.shape, dtype=np.float32)
 
