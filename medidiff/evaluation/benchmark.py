@@ -197,9 +197,10 @@ def _one(
     try:
         posed = pose(ref, name, settings, work)
     except (ScanError, OutOfMemory) as error:
+        why = provenance.discreet(str(error), [ref.path])
         for method in methods:
-            watcher.done(name, method, f"failed: {error}")
-        nothing = dict.fromkeys(methods, str(error))
+            watcher.done(name, method, f"failed: {why}")
+        nothing = dict.fromkeys(methods, why)
         found.cases.append(EvaluatedCase(name, settings.task, (0.0, 0.0, 0.0), "", (), failures=nothing))
         return
     found.inputs[name] = posed.content

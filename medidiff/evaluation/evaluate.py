@@ -48,8 +48,10 @@ def evaluate(
             rows = list(figures_of(pair, method, options))
             cases.append(case_of(pair, method, options))
         except (ScanError, UsageError, OutOfMemory) as error:
-            cases.append(EvaluatedCase(pair.name, pair.task, (0.0, 0.0, 0.0), "", (), failures={method: str(error)}))
-            watcher.done(pair.name, method, f"failed: {error}")
+            refs = (pair.restored, pair.reference, pair.input)
+            why = provenance.discreet(str(error), [ref.path for ref in refs if ref is not None])
+            cases.append(EvaluatedCase(pair.name, pair.task, (0.0, 0.0, 0.0), "", (), failures={method: why}))
+            watcher.done(pair.name, method, f"failed: {why}")
             continue
         figures += rows
         watcher.done(pair.name, method, _told(rows, method))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from medidiff.errors import MedidiffError
-from medidiff.evaluation import baselines, exchange
+from medidiff.evaluation import baselines, exchange, provenance
 from medidiff.evaluation.degrade import Degraded
 from medidiff.evaluation.exchange import Job, Outcome
 from medidiff.evaluation.results import Image
@@ -62,7 +62,7 @@ def work(job: Job) -> Outcome:
         images, record = method(degraded)
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - busy
     except MedidiffError as error:
-        return _failed(job, str(error))
+        return _failed(job, provenance.discreet(str(error)))
     except MemoryError:
         return _failed(job, f"{job.method} needs more memory than there is.")
     except Exception as error:  # a peer may raise anything; a message may hold a path

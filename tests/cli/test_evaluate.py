@@ -103,5 +103,10 @@ def test_no_patient_data_in_what_is_written(tmp_path: Path, sample_data: Path, c
     shown = capsys.readouterr()
     everything = "\n".join([*texts(tmp_path / "found"), shown.err])
     assert "psnr" in everything
+    (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8bOkonkwo")
+    broken = ["evaluate", str(tmp_path / "broken.nii.gz"), "--reference", str(tmp_path / "truth")]
+    main([*broken, "-o", str(tmp_path / "failed")])
+    everything += "\n".join([*texts(tmp_path / "failed"), capsys.readouterr().err])
+    assert "broken.nii.gz" in everything
     for part in ("Okonkwo", "Adaeze", "7719304", "19610417", str(tmp_path)):
         assert part not in everything
