@@ -12,6 +12,7 @@ from medidiff.physics import intensity, noise
 STEEP = 0.9  # share of the foreground's gradients that an edge exceeds
 SMOOTH = 2.0  # voxels: of the Gaussian that tells where edges are and which way they run
 FEWEST = 100  # edge voxels
+SLICES = 2  # the axis that slices follow one another along
 NAN = float("nan")
 
 RESIDUAL = {  # figure of `consistency.check` -> metric
@@ -26,7 +27,7 @@ RESIDUAL = {  # figure of `consistency.check` -> metric
 def noise_percent(image: Image, modality: str) -> float:
     """The noise that medidiff estimates, in percent of the bright level."""
     scaling, unit = intensity.normalise(image, modality)
-    return 100 * noise.estimate(unit, noise.law_of(unit, modality), with_map=False).sigma / scaling.bright
+    return 100 * noise.of_scan(unit, modality, SLICES, with_map=False).sigma / scaling.bright
 
 
 def figures(before: Image, after: Image, modality: str) -> dict[str, float]:
@@ -47,11 +48,10 @@ def figures(before: Image, after: Image, modality: str) -> dict[str, float]:
 def residual(before: Image, after: Image, modality: str) -> dict[str, float]:
     """Whether what was removed looks like noise alone: variance, mean, correlations; empty where it cannot be told."""
     scaling, unit = intensity.normalise(before, modality)
-    law = noise.law_of(unit, modality)
-    level = noise.estimate(unit, law)
+    level = noise.of_scan(unit, modality, SLICES)
     if level.sigma <= 0:
         return {}
-    checks = consistency.check(unit, scaling.apply(after), level.local, law)
+    checks = consistency.check(unit, scaling.apply(after), level.local, level.law, level.texture)
     return {metric: float(checks[name]) for name, metric in RESIDUAL.items() if name in checks}
 
 
