@@ -68,7 +68,7 @@ def figures_of(pair: Pair, method: str, options: Options) -> Iterator[Figure]:
             found.setdefault((row.method, row.metric, row.region), []).append(row.value)
     if not found:
         if any(each.hole is not None for each in volumes_of(pair, options)):
-            raise ScanError(f"{pair.name} was filled, and of a filled hole only a reference can tell; give --reference.")
+            raise ScanError(f"{pair.name} was filled, which only a reference can judge; give --reference.")
         raise ScanError(f"{pair.name} has neither a reference nor its input; give --reference or --input.")
     for (who, metric, region), values in found.items():
         known = [value for value in values if np.isfinite(value)]
