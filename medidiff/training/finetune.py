@@ -26,8 +26,8 @@ from medidiff.training.recorrupt import Noisy, recorrupt
 from medidiff.training.simulator import Simulator
 
 JUDGEMENTS = 10  # times that the held-out parts are looked at
-PATIENCE = 4  # judgements without a better one, after which there is no hope
-CERTAIN = 2.0  # standard errors
+PATIENCE = 5  # judgements in a row without a better one: then the second half ends early
+CERTAIN, WORTH = 2.0, 0.01  # standard errors, and dB, that a gain has to exceed
 _STRENGTHS = (0.5, 1.0)  # a of ``recorrupt``
 _EDGE, _BATCH = {3: 32, 2: 96}, {3: 4, 2: 6}
 _EMA, _WARMUP, _CLIP, _REPLAYED = 0.98, 20, 1.0, 2
@@ -88,7 +88,7 @@ def improve(
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     begin, iteration, since, judged_at = time.monotonic(), 0, 0, 0.0
     best, weights = Judged(-math.inf), dict[str, Tensor]()
-    while (fraction := (time.monotonic() - begin) / settings.seconds) < 1 and since < PATIENCE:
+    while (fraction := (time.monotonic() - begin) / settings.seconds) < 1 and (fraction < 0.5 or since < PATIENCE):
         for group in optimiser.param_groups:
             warm, cosine = min(1.0, (iteration + 1) / _WARMUP), 0.5 * (1 + math.cos(math.pi * fraction))
             group["lr"] = settings.learning_rate * warm * max(cosine, 0.02)
@@ -108,7 +108,7 @@ def improve(
             if found.gain > best.gain:
                 best, since = found, 0
                 weights = {key: value.detach().clone() for key, value in ema.state_dict().items()}
-    certain = best.gain > CERTAIN * best.error and math.isfinite(best.gain)
+    certain = math.isfinite(best.gain) and best.gain > max(CERTAIN * best.error, WORTH)
     return Outcome(weights if certain else None, best, iteration, time.monotonic() - begin)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +12,7 @@ import pytest
 import medidiff
 from medidiff.cli import main
 from medidiff.training import finetune
-from tests.benchmarks.conftest import tiny_bundle  # noqa: F401
+from tests.benchmarks.conftest import write_bundle
 from tests.training.conftest import blobs
 
 Capture = pytest.CaptureFixture[str]
@@ -26,8 +25,8 @@ def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:  # noqa: F811
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "tiny"))
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "tiny", ["denoise"], 0.3)
 
 
 @pytest.fixture
