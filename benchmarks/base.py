@@ -1,7 +1,8 @@
 """What the classical base is worth, stage by stage: ``python -m benchmarks.base [SCAN ...]``.
 
-Prints foreground PSNR of hard thresholding alone, of both stages, and of denser and sparser block grids; and how far
-the expected error of the base is from the real one, voxels grouped by it.
+Prints foreground PSNR of hard thresholding alone, of both stages, and of denser and sparser block grids; how far the
+expected error of the base is from the real one, voxels grouped by it; and how well processes of several smoothnesses
+fill holes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.cases import SAMPLES, Case, load, real_data
+from benchmarks.cases import SAMPLES, Case, central, load, real_data
 from benchmarks.report import figure, table
-from medidiff.physics import shrinkage, tasks
-from medidiff.physics.fidelity import foreground_psnr
+from medidiff.physics import degradations, holes, shrinkage, tasks
+from medidiff.physics.fidelity import foreground_psnr, psnr
 from medidiff.training.validation import percentages
 
 SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long04_t2w.nii.gz")
@@ -36,6 +37,15 @@ def only_pilot(noisy: torch.Tensor, pilot: torch.Tensor | None, *rest: object) -
     """The first stage, and nothing in the second."""
     return STAGE(noisy, None, *rest) if pilot is None else (pilot, torch.ones_like(pilot))
 
+
+HOLES, HOLE_CROP, RADIUS = 10, 48, (3.0, 10.0)  # voxels
+SMOOTHNESS = {
+    -0.5: "smoothness -1/2 (harmonic, with a finite reach)",
+    0.0: "smoothness 0",
+    0.5: "smoothness 1/2 (biharmonic, with a finite reach)",
+    0.75: "smoothness 3/4 (medidiff's)",
+    1.0: "smoothness 1",
+}
 
 STAGE = shrinkage._stage
 VARIANTS: dict[str, dict[str, object]] = {
@@ -83,6 +93,22 @@ def main() -> None:
         ratios = [float(np.sqrt(off[part].mean() / expected[part].mean())) for part in parts]
         rows.append([f"{case.name}, {percent} %", *(figure(ratio) for ratio in ratios)])
     print(table(["scan and noise", *map(str, range(1, GROUPS + 1))], rows))
+    print(f"\nMean PSNR in dB inside {HOLES} random holes of each scan.\n")
+    rows = []
+    for smoothness, name in SMOOTHNESS.items():
+        with mock.patch.object(holes, "_SMOOTHNESS", smoothness):
+            found = [filled(case, number) for case in cases for number in range(HOLES)]
+        rows.append([name, figure(float(np.mean(found)))])
+    print(table(["filling", "dB"], rows))
+
+
+def filled(case: Case, number: int) -> float:
+    """PSNR inside a random hole in the middle of a case."""
+    clean = torch.from_numpy(central(case.clean, HOLE_CROP))[None]
+    generator = torch.Generator().manual_seed(number)
+    hole = degradations.hole(clean.shape, generator, torch.device("cpu"), RADIUS)
+    found = holes.fill(clean, hole, torch.tensor([case.spacing]))
+    return psnr(found.numpy(), clean.numpy(), hole.numpy())
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def range_check(
     """Compare a scan with what a pipeline was trained on; what the description leaves out is not judged.
 
     A scan is refused when its modality has negative values that the trained modalities cannot have (CT for MR), when
-    spacing or noise lie beyond twice the trained range, or when a statistic of its intensities lies 8 standard
+    voxel size or noise lie beyond twice the trained range, or when a statistic of its intensities lies 8 standard
     deviations or more from the training volumes.
 
     Args:
@@ -227,7 +227,7 @@ def _band(
     below = value < low / NEAR and name != "noise_percent"
     if not below and value <= high * NEAR:
         return
-    far = value < low / FAR if below else value > high * FAR
+    far = name != "anisotropy" and (value < low / FAR if below else value > high * FAR)
     (refusals if far else warnings).append(f"{words} (trained: {low:.3g} to {high:.3g})")
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
-from medidiff.training import calibration, pack
+from medidiff.training import calibration, pack, phantoms
 from medidiff.training.checkpoint import STATE
+from medidiff.training.validation import noise_of
 
 WEIGHTS = Path("models/model.safetensors")
 LOG = Path("docs/training_log.csv")
@@ -67,7 +68,12 @@ def make(
     metadata = _metadata(version, description, network, halo, digest, state, entries, data)
     metadata["medidiff"]["licence"] = licence
     trained = metadata["medidiff"]["trained_on"]
-    trained |= calibration.trained_range(packed, trained["noise_percent"], tuple(recipe["modalities"]))
+    bodies = phantoms.make(recipe["data"].get("phantoms", 0), phantoms.EDGE, recipe["seed"])
+    trained["phantoms"] = len(bodies)
+    trained["spacing_mm"] = [
+        pick([trained["spacing_mm"][end], *(size for _, size in bodies)]) for end, pick in enumerate((min, max))
+    ]
+    trained |= calibration.trained_range(packed, trained["noise_percent"], tuple(recipe["modalities"]), bodies)
     _write(bundle / "configs/metadata.json", metadata)
     _write(bundle / "configs/inference.json", _inference(bundle.resolve().name))
     (bundle / CARD).write_text(_card(recipe["name"], metadata, state["rows"][-1]), encoding="utf-8")
@@ -172,6 +178,9 @@ def _table(row: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+_WHITE_NOISE = "Rician and Gaussian, white, some of it varying over the scan or correlated"
+
+
 def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
     """The model card; its figures are those of the training log's last row."""
     trained = metadata["medidiff"]["trained_on"]
@@ -179,6 +188,13 @@ def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
     near, far = trained["spacing_mm"]
     data = trained["recipe"]["data"]
     volumes = "\n".join(f"- {volume}" for volume in trained["volumes"])
+    bodies = trained.get("phantoms", 0)
+    synthetic = (
+        f"\n\nAnd {bodies} synthetic bodies, which are no person's (`medidiff.training.phantoms`)." if bodies else ""
+    )
+    of_ct = noise_of(metadata["medidiff"]["modalities"]) == "CT"
+    law = "Gaussian with the spectrum of CT" if of_ct else "Rician"
+    noise = f"{law}, some of it varying over the scan" if of_ct else _WHITE_NOISE
     return f"""# {name} {metadata["version"]}
 
 {metadata["description"]} Licence of the weights: {metadata["medidiff"]["licence"]}.
@@ -186,9 +202,9 @@ def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
 **Intended use.** {metadata["intended_use"]}
 
 **Range.** {", ".join(metadata["medidiff"]["modalities"])}; tasks: {", ".join(metadata["medidiff"]["tasks"])}. Simulated
-noise of {low:g} to {high:g} % of the bright level (Rician and Gaussian, white, some of it varying over the scan or
-correlated); one thick axis {data["factor"][0]:g} to {data["factor"][1]:g} times as coarse as others, or two or three
-axes {data["in_plane_factor"][0]:g} to {data["in_plane_factor"][1]:g} times; holes of {data["hole_radius"][0]:g} to
+noise of {low:g} to {high:g} % of the bright level ({noise});
+one thick axis {data["factor"][0]:g} to {data["factor"][1]:g} times as coarse as others, or two or three axes
+{data["in_plane_factor"][0]:g} to {data["in_plane_factor"][1]:g} times; holes of {data["hole_radius"][0]:g} to
 {data["hole_radius"][1]:g} voxels radius; voxels of {near:.3g} to {far:.3g} mm. What lies somewhat outside gives a
 warning; what lies far outside is refused unless forced.
 
@@ -196,11 +212,11 @@ warning; what lies far outside is refused unless forced.
 has the curve, `configs/metadata.json` the recipe and the SHA-256 of the data pack. {len(trained["volumes"])} volumes of
 {len(trained["subjects"])} subjects, all under licences that allow derived works:
 
-{volumes}
+{volumes}{synthetic}
 
 **Result.** PSNR in dB (peak: the reference's maximum), mean over central crops of the validation volumes, whose
 subjects are in no training volume; over the foreground (above 10/255 of the peak), for inpainting inside the hole. One
-pass; noise is Rician and its strength known. The references are real scans with noise of their own, which caps all
+pass; noise is {law} and its strength known. The references are real scans with noise of their own, which caps all
 figures. The base is what the result would be without the network.
 
 {_table(row)}

@@ -285,10 +285,22 @@ def middle(clean: Image, edge: int) -> Image:
 
 
 def trained_range(
-    pack: Pack, noise_percent: tuple[float, float], modalities: Sequence[str] = ("MR",)
+    pack: Pack,
+    noise_percent: tuple[float, float],
+    modalities: Sequence[str] = ("MR",),
+    bodies: Sequence[tuple[Image, float]] = (),
 ) -> dict[str, Any]:
-    """What the training volumes of a pack look like, for a bundle's ``trained_on``; see `range_of`."""
-    return range_of(references(pack, "train", modalities), noise_percent)
+    """What the training volumes of a pack, and synthetic bodies, look like, for ``trained_on``; see `range_of`.
+
+    Where most of them are synthetic, nobody knows from them which intensities are usual: then scans are asked only not
+    to look like noise alone.
+    """
+    real = references(pack, "train", modalities)
+    synthetic = [Reference(body, (size,) * 3, "", noise_of(modalities)) for body, size in bodies]
+    found = range_of([*real, *synthetic], noise_percent)
+    if len(synthetic) > len(real):
+        found["intensity"] = {"coherence": found["intensity"]["coherence"]}
+    return found
 
 
 def range_of(volumes: Iterable[Reference], noise_percent: tuple[float, float]) -> dict[str, Any]:

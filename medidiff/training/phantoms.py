@@ -26,7 +26,10 @@ _ORGAN_HU, _LESION_HU, _BONE_HU, _CONTRAST_HU = (-20.0, 110.0), (-60.0, 60.0), (
 _AIRWAY_HU = (-990.0, -900.0)
 _RIM_HU = (400.0, 900.0)  # of bone, above its inside
 _TEXTURE_HU = 12.0
-_MILLIMETRES = (0.8, 2.5)
+_MILLIMETRES = (0.4, 5.0)
+
+
+EDGE = 96  # voxels of the bodies that networks learn from
 
 
 def make(count: int, edge: int, seed: int) -> list[tuple[Image, float]]:
@@ -66,7 +69,9 @@ def _body(edge: int, rng: Generator) -> tuple[Image, float]:
     tissue = image > _AIR + 100
     image += np.float32(_TEXTURE_HU) * tissue * (_field(edge, 24, rng) + _field(edge, 48, rng))
     image = ndimage.gaussian_filter(image, rng.uniform(0.35, 0.7))  # the sharpness of a good kernel
-    return ((image - CT_OFFSET) / CT_SCALE).clip(0).astype(np.float32), float(rng.uniform(*_MILLIMETRES))
+    return ((image - CT_OFFSET) / CT_SCALE).clip(0).astype(np.float32), float(
+        np.exp(rng.uniform(*np.log(_MILLIMETRES)))
+    )
 
 
 def _field(edge: int, cells: int, rng: Generator) -> Image:

@@ -25,7 +25,6 @@ from medidiff.training.validation import noise_of
 _OBJECT = 0.05  # normalised intensity of what counts as object
 _THIN_SLICES = (1, 1, 2, 3, 5)
 _KNOTS = 6
-_PHANTOM_EDGE = 96
 _SHARP = 1.5  # spacing over the finest: what counts as well resolved
 
 
@@ -64,7 +63,7 @@ class Simulator:
         self._entries = [pack.entries[i] for i in chosen]
         self._volumes = [torch.from_numpy(pack.arrays[i].copy()).to(device) for i in chosen]
         self._steps = [pack.step(i) for i in chosen]
-        self._add(phantoms.make(data.phantoms, _PHANTOM_EDGE, seed), device)
+        self._add(phantoms.make(data.phantoms, phantoms.EDGE, seed), device)
         self._of_ct = noise_of(modalities) == "CT"
         # a subject with many contrasts or a large volume is drawn more often, but less than in proportion
         self._weights = torch.tensor([float(v.numel()) ** 0.5 for v in self._volumes])
