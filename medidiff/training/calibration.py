@@ -292,14 +292,13 @@ def trained_range(
 ) -> dict[str, Any]:
     """What the training volumes of a pack, and synthetic bodies, look like, for ``trained_on``; see `range_of`.
 
-    Where most of them are synthetic, nobody knows from them which intensities are usual: then scans are asked only not
-    to look like noise alone.
+    Where most of them are synthetic, nobody knows from them which intensities are usual, so nothing is said of these.
     """
     real = references(pack, "train", modalities)
     synthetic = [Reference(body, (size,) * 3, "", noise_of(modalities)) for body, size in bodies]
     found = range_of([*real, *synthetic], noise_percent)
     if len(synthetic) > len(real):
-        found["intensity"] = {"coherence": found["intensity"]["coherence"]}
+        found["intensity"] = {}
     return found
 
 
