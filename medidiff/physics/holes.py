@@ -3,7 +3,7 @@
 The filling is the best linear estimate of what is missing, given that scans are correlated like a Gaussian process with
 a Matern covariance about a linear trend (universal kriging; Rasmussen and Williams, Gaussian Processes for Machine
 Learning, 2006, chapter 2), within the range of the surroundings: constants and ramps come back exactly. Smoothness 1/2
-would be biharmonic filling with a finite reach, -1/2 harmonic filling; 3/4 is what brains are like. Solved by
+would be biharmonic filling with a finite reach, -1/2 harmonic filling; brains lie near 1/2 to 3/4. Solved by
 preconditioned conjugate gradients in a basis of cosines, in which the inverse covariance is diagonal, from a pyramid of
 averages.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medidiff.physics.extend import extend
 
-_SMOOTHNESS = 0.75  # of the Matern covariance; 1/4 less or more costs 0.1 dB on T1w, T2w and FLAIR brains
+_SMOOTHNESS = 0.75  # of the Matern covariance; 1/4 less or more changes 0.1 dB on T1w and T2w brains
 _LENGTH = 10.0  # voxels: its reach
 _MARGIN = 12  # voxels around a hole that its filling looks at
 _TOLERANCE = 1e-2  # of the pull that the known voxels exert on the hole

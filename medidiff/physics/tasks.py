@@ -30,7 +30,7 @@ _PROFILE_CODE = {"box": 0.0, "gaussian": 1.0, "kspace": -1.0}
 # T1w, T2w and FLAIR brains for factors 1.5 to 8 and all profiles (within 20 % of each).
 _INTERPOLATION, _INTERPOLATION_GROWTH = 0.25, 1.3
 _INTERPOLATION_FLOOR = 0.01
-# Error of the filling over the standard deviation of the object around, by depth in the hole: same brains, to 2 %.
+# Error of the filling over the standard deviation of the object around, by depth in the hole: same brains.
 _FILLING, _FILLING_REACH = 1.05, 1.8
 _OBJECT = 0.05
 _ASKED_AGAIN = 4.0
