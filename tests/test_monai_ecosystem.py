@@ -26,6 +26,7 @@ from monai.utils import MetaKeys, SpaceKeys, convert_to_dst_type, ensure_tuple, 
 
 import medidiff
 from medidiff import bundles
+from medidiff.scans.volume import Volume
 from medidiff.training.bundle import _inference
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +50,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     bundle = bundles.export(request.param, folder / "for a colleague")
     crop = nib.load(ROOT / "sample_data/phantom_t1w.nii.gz").slicer[24:56, 34:66, 44:60]
     nib.save(crop, folder / "scan.nii.gz")
-    ours = medidiff.load(bundle.path)(folder / "scan.nii.gz").mean
+    # MONAI takes an image for what the bundle is for; medidiff would guess from the file that this is MR
+    scan = Volume(crop.get_fdata(dtype=np.float32), crop.affine, bundle.settings["modalities"][0])
+    ours = medidiff.load(bundle.path)(scan).mean
     return Case(bundle.path, request.param, folder / "scan.nii.gz", ours, crop.affine)
 
 
