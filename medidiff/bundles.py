@@ -63,6 +63,12 @@ class Bundle:
         return int(self.settings["network"].get("spatial_dims", 3))
 
     @property
+    def anisotropy(self) -> float | None:
+        """Largest ratio of voxel edges among the training scans; ``None`` when not known."""
+        limits = self.settings.get("trained_on", {}).get("anisotropy")
+        return None if limits is None else float(limits[1])
+
+    @property
     def weights(self) -> Path:
         """The weights file."""
         return self.path / str(self.settings["weights"]["file"])

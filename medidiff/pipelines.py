@@ -38,7 +38,10 @@ DEFAULT = "auto"
 
 @dataclass(frozen=True)
 class PipelineInfo:
-    """What ``medidiff list`` tells of a pipeline."""
+    """What is known of a pipeline before its weights are read.
+
+    ``anisotropy`` is the largest ratio of voxel edges that it was trained on; ``None`` when not known.
+    """
 
     name: str
     version: str
@@ -49,6 +52,7 @@ class PipelineInfo:
     licence: str
     weights_sha256: str
     spatial_dims: int
+    anisotropy: float | None = None
 
 
 def available() -> list[PipelineInfo]:
@@ -78,24 +82,30 @@ def candidates(name_or_path: str | Path = DEFAULT, *, task: Task = "denoise") ->
     return (info,)
 
 
-def choose(volume: Volume, among: Sequence[PipelineInfo]) -> PipelineInfo:
+def choose(volume: Volume, among: Sequence[PipelineInfo], task: Task = "denoise") -> PipelineInfo:
     """The pipeline that suits a scan best.
 
     A 2-D image (one voxel along its last axis) goes to a pipeline for images, if there is one, better to one that was
-    trained on its modality; a volume goes to a pipeline that was trained on its modality, better to one for volumes.
+    trained on its modality; a volume goes to a pipeline that was trained on its modality, better to one for volumes,
+    unless that would refuse voxels so long (which super-resolution does not: thick slices are what it is for).
     A series that lacks slices goes to a pipeline for volumes: one for images cannot fill them. Among equals the first
     is taken.
 
     Args:
         volume: the scan.
         among: one pipeline or more, as ``candidates`` gives them.
+        task: what is to be done.
     """
+    from medidiff.diffusion.guard import FAR
+
+    ratio = 1.0 if task == "superres" else max(volume.spacing) / min(volume.spacing)
     planar, gaps = volume.array.shape[2] == 1, volume.missing is not None
 
-    def suits(info: PipelineInfo) -> tuple[bool, bool]:
+    def suits(info: PipelineInfo) -> tuple[bool, bool, bool]:
         dims = info.spatial_dims == (2 if planar else 3)
         trained = not info.modalities or volume.modality in info.modalities
-        return (dims, trained) if planar or gaps else (trained, dims)
+        taken = info.spatial_dims == 2 or info.anisotropy is None or ratio <= FAR * info.anisotropy
+        return (dims, trained, taken) if planar or gaps else (trained, taken, dims)
 
     return max(among, key=suits)
 
@@ -111,6 +121,7 @@ def _info(bundle: bundles.Bundle) -> PipelineInfo:
         licence=str(bundle.settings.get("licence", "")),
         weights_sha256=bundle.weights_sha256,
         spatial_dims=bundle.spatial_dims,
+        anisotropy=bundle.anisotropy,
     )
 
 
@@ -305,7 +316,7 @@ class AutoPipeline(Restorer):
 
     def choose(self, volume: Volume) -> Pipeline:
         """The pipeline that suits a scan best, loaded; see ``medidiff.pipelines.choose``."""
-        path = choose(volume, self.among).path
+        path = choose(volume, self.among, self.task).path
         if path not in self._loaded:
             self._loaded[path] = _OF_TASK[self.task].load(path, compute=self._compute)
         return self._loaded[path]

@@ -264,6 +264,16 @@ def test_choice_fits_the_scan(modality, depth, among, expected):
     assert pipelines.choose(scan, among).name == expected
 
 
+@pytest.mark.parametrize(
+    ("slices", "task", "expected"),
+    [(3.0, "denoise", "ct"), (3.1, "denoise", "image2d"), (3.1, "inpaint", "image2d"), (8.0, "superres", "ct")],
+)
+def test_slices_too_thick_for_a_pipeline_are_treated_one_by_one_unless_they_become_finer(slices, task, expected):
+    among = (info("image2d", 2, "CT"), replace(info("ct", 3, "CT"), anisotropy=1.5))
+    scan = Volume(np.zeros((4, 5, 9), np.float32), np.diag([1.0, 1.0, slices, 1.0]), "CT")
+    assert pipelines.choose(scan, among, task).name == expected
+
+
 def test_series_that_lacks_slices_goes_to_a_pipeline_for_volumes():
     array = np.zeros((4, 5, 9), np.float32)
     gap = np.zeros(array.shape, bool)

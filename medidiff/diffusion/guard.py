@@ -227,7 +227,7 @@ def _band(
     below = value < low / NEAR and name != "noise_percent"
     if not below and value <= high * NEAR:
         return
-    far = name != "anisotropy" and (value < low / FAR if below else value > high * FAR)
+    far = value < low / FAR if below else value > high * FAR
     (refusals if far else warnings).append(f"{words} (trained: {low:.3g} to {high:.3g})")
 
 

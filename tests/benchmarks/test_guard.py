@@ -25,7 +25,7 @@ def test_a_run_plants_failures_and_counts_alarms(tiny_home: Path, tmp_path: Path
         "superres, brightness 1 % off": "Data not kept",
         "inpaint, mask shifted by 2 voxels": "The mask may be shifted",
         "inpaint, image changed outside of the hole": "",
-        "range, 5 mm slices for an isotropic pipeline": "The scan may be outside",
+        "range, 5 mm slices for an isotropic pipeline": "The scan is unlike",
         "denoise, noise given 3 x too high: 9 %": "Wrong noise level",
     }.items():
         assert said[failure], failure
