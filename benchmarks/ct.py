@@ -109,9 +109,7 @@ def restorations(noisy: Image, case: Case, sigma: float, pipeline: Pipeline) -> 
         return tasks.denoise(image, torch.full((1, 1, 1, 1), level), "gaussian", spacing, texture).base[0].numpy()
 
     def ours() -> Image:
-        volume = volumes.volume_of(case, noisy)
-        scan = type(volume)(volume.array, volume.affine, "CT")
-        return case.scaling.apply(pipeline(scan).mean)
+        return case.scaling.apply(pipeline(volumes.volume_of(case, noisy)).mean)
 
     return {
         NOISY: lambda: noisy,

@@ -125,7 +125,7 @@ def load(options: argparse.Namespace, task: Task) -> Pipeline:
 
 def volume_of(case: Case, unit: Image, spacing: tuple[float, ...] | None = None, **known: Any) -> Volume:
     """A normalised image as a scan in the units of the case's file."""
-    return Volume(case.scaling.undo(unit), np.diag([*(spacing or case.spacing), 1.0]), "MR", **known)
+    return Volume(case.scaling.undo(unit), np.diag([*(spacing or case.spacing), 1.0]), case.modality, **known)
 
 
 def publish(

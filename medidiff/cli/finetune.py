@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import rich_click as click
 
 from medidiff.cli import learning
-from medidiff.cli.options import DeviceParam, NoiseParam, PathParam, counted
+from medidiff.cli.options import NoiseParam, PathParam, counted
 from medidiff.cli.progress import Mode
 from medidiff.errors import ExitCode, NoScanFound, ScanError, UsageError
 
@@ -81,15 +81,7 @@ class Taken:
     help="At its highest.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the random sequence.")
-@click.option("--device", default="auto", show_default=True, type=DeviceParam(), help="Where to compute.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; all cores by default.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "plain", "none"]),
-    default="auto",
-    show_default=True,
-    help="A bar on a terminal, lines of text, or nothing.",
-)
+@learning.computing
 def command(
     scans: tuple[Path, ...],
     pipeline: str,

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import rich_click as click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from medidiff.cli import progress
+from medidiff.cli.options import DeviceParam
 from medidiff.cli.progress import Mode
 from medidiff.errors import CannotWrite, UsageError
 
 if TYPE_CHECKING:
     import torch
+
+
+def computing(function: Callable[..., int]) -> Callable[..., int]:
+    """The flags that say where to train and what to show of it."""
+    decorated: Any = function
+    for option in (
+        click.option(
+            "--progress",
+            type=click.Choice(["auto", "plain", "none"]),
+            default="auto",
+            show_default=True,
+            help="A bar on a terminal, lines of text, or nothing.",
+        ),
+        click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; all cores by default."),
+        click.option("--device", default="auto", show_default=True, type=DeviceParam(), help="Where to compute."),
+    ):
+        decorated = option(decorated)
+    result: Callable[..., int] = decorated
+    return result
 
 
 class Meter:
@@ -55,15 +77,7 @@ def meter(mode: Mode) -> Iterator[Meter]:
     if mode != "auto" or not console.is_terminal:
         yield Meter(None, mode == "none")
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as bar:
+    with progress.bar(console) as bar:
         yield Meter(bar)
 
 

@@ -136,16 +136,21 @@ def reporter(mode: Mode, verbosity: int) -> Iterator[Reporter]:
     elif mode == "plain" or verbosity < 0 or not console.is_terminal:
         yield Lines(verbosity)
     else:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as progress:
+        with bar(console) as progress:
             yield Bars(verbosity, progress)
+
+
+def bar(console: Console) -> Progress:
+    """An empty bar that goes when it is done; its rate is that of the last ten minutes."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, speed_estimate_period=600)
 
 
 @contextmanager

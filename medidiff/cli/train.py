@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from medidiff.cli import learning
-from medidiff.cli.options import DeviceParam, PathParam
+from medidiff.cli.options import PathParam
 from medidiff.cli.progress import Mode
 from medidiff.errors import ExitCode, NoScanFound, UsageError
 
@@ -49,15 +49,7 @@ VERSION = "0.1.0"
 @click.option(
     "--resume/--overwrite", default=True, show_default=True, help="Go on where the run in DIR stopped, or begin again."
 )
-@click.option("--device", default="auto", show_default=True, type=DeviceParam(), help="Where to compute.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; all cores by default.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "plain", "none"]),
-    default="auto",
-    show_default=True,
-    help="A bar on a terminal, lines of text, or nothing.",
-)
+@learning.computing
 def command(
     config: Path,
     output: Path,

@@ -10,15 +10,13 @@ averages.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 from torch import Tensor, nn
 
 from medidiff.physics.extend import extend
+from medidiff.physics.shrinkage import dct_matrix
 
 _SMOOTHNESS = 0.75  # of the Matern covariance; 1/4 less or more changes 0.1 dB on T1w and T2w brains
 _LENGTH = 10.0  # voxels: its reach
@@ -55,7 +53,7 @@ def _fill(image: Tensor, hole: Tensor, spacing: Tensor) -> Tensor:
     trend = _trend(image, fixed)
     known = (image - trend) * fixed
     precision = _precision(hole.shape[1:], spacing.to(image))
-    bases = [torch.as_tensor(_cosines(n), dtype=image.dtype, device=image.device) for n in hole.shape[1:]]
+    bases = [dct_matrix(n).to(image) for n in hole.shape[1:]]
     # with the inverse covariance Q the correction d inside the hole solves (free Q free) d = r
     found = torch.where(hole, _pyramid(known, fixed), known)
     residual = -free * _filtered(found, precision, bases)
@@ -118,12 +116,6 @@ def _precision(spatial: tuple[int, ...], spacing: Tensor) -> Tensor:
         turns = torch.pi * torch.arange(size, dtype=spacing.dtype, device=spacing.device) / size
         total = total + (2 - 2 * torch.cos(turns)).reshape(shape) * weights[:, axis].reshape(-1, *(1,) * len(spatial))
     return total ** (_SMOOTHNESS + len(spatial) / 2)
-
-
-@lru_cache(maxsize=64)
-def _cosines(size: int) -> NDArray[np.float64]:
-    """The orthonormal discrete cosine transform (DCT-II), one cosine a row."""
-    return np.asarray(fft.dct(np.eye(size), axis=0, norm="ortho"))
 
 
 def _filtered(image: Tensor, gains: Tensor, bases: list[Tensor]) -> Tensor:

@@ -9,10 +9,9 @@ the noise is so low that anatomy rules even this band, which its correlation tel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,9 @@ from scipy import ndimage
 
 from medidiff.physics.intensity import foreground
 from medidiff.physics.rician import Law, rician_mean, rician_variance
-from medidiff.physics.texture import Texture, measure
+from medidiff.physics.texture import MAD_OF_NORMAL, Texture, blocks, measure
 
 _DB2_HIGH = np.array([-0.12940952, -0.22414387, 0.83651630, -0.48296291])
-_MAD_OF_NORMAL = 0.67448975
 _WINDOW = 16  # voxels: edge of the blocks of the noise map
 _MAP_SMOOTHING = 8.0  # voxels
 _SPREAD_OF_A_MAP = 1.3  # 95th over 5th percentile above which the noise counts as spatially varying
@@ -105,8 +103,7 @@ def seen(values: NDArray[np.float32], level: NoiseEstimate) -> float:
 
 def _with_texture(found: NoiseEstimate, values: NDArray[np.float32], slices: int | None) -> NoiseEstimate:
     """An estimate of white noise corrected for what the finest band shows of noise of another spectrum."""
-    smooth = ndimage.uniform_filter(values, [_LEVEL_WINDOW if n > 1 else 1 for n in values.shape], mode="nearest")
-    measured = measure(values, foreground(smooth) & fluctuating(values), slices)
+    measured = measure(values, foreground(_level(values)) & fluctuating(values), slices)
     if measured is None or found.sigma == 0:
         return found
     texture, sigma = measured
@@ -131,7 +128,7 @@ def estimate(values: NDArray[np.float32], law: Law, *, with_map: bool = True) ->
     """
     band = _diagonal_band(values)
     # chosen on a smooth copy: a threshold on the noisy values would prefer voxels whose noise is large
-    smooth = ndimage.uniform_filter(values, [_LEVEL_WINDOW if n > 1 else 1 for n in values.shape], mode="nearest")
+    smooth = _level(values)
     varying = fluctuating(values)
     inside = foreground(smooth) & varying
     if inside.sum() < _FEWEST:
@@ -154,6 +151,12 @@ def estimate(values: NDArray[np.float32], law: Law, *, with_map: bool = True) ->
     if sigma_map is not None:
         sigma = float(np.median(sigma_map[inside]))
     return NoiseEstimate(sigma, sigma_map, law, correlation, "estimated")
+
+
+def _level(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The local mean."""
+    size = [_LEVEL_WINDOW if n > 1 else 1 for n in values.shape]
+    return np.asarray(ndimage.uniform_filter(values, size, mode="nearest"))
 
 
 def fluctuating(values: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -183,7 +186,7 @@ def fine_fluctuation(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> 
 
 
 def _mad(values: NDArray[np.float32]) -> float:
-    return float(np.median(np.abs(values))) / _MAD_OF_NORMAL
+    return float(np.median(np.abs(values))) / MAD_OF_NORMAL
 
 
 @cache
@@ -219,23 +222,14 @@ def _quiet_sigma(white: NDArray[np.float32], inside: NDArray[np.bool_]) -> float
     ``None`` when there are too few such blocks.
     """
     edges = [min(_BLOCK, n) for n in white.shape]
-    blocks = _blocks(white, edges)
-    within = _blocks(inside, edges)
+    cut = blocks(white, edges)
+    within = blocks(inside, edges)
     chosen = np.flatnonzero(within.mean(axis=1) >= 0.75)
     if len(chosen) < _FEWEST_BLOCKS:
         return None
     chosen = chosen[:: max(1, len(chosen) // _ENOUGH_BLOCKS)]
-    medians = np.nanmedian(np.where(within[chosen], blocks[chosen], np.nan), axis=1)
-    return float(np.percentile(medians, 10)) / _MAD_OF_NORMAL
-
-
-def _blocks(array: NDArray[Any], edges: Sequence[int]) -> NDArray[Any]:
-    """Non-overlapping blocks, shape (blocks, voxels of a block); an incomplete rim is left out."""
-    counts = [n // e for n, e in zip(array.shape, edges, strict=True)]
-    array = array[tuple(slice(0, c * e) for c, e in zip(counts, edges, strict=True))]
-    split = array.reshape([size for pair in zip(counts, edges, strict=True) for size in pair])
-    order = [*range(0, split.ndim, 2), *range(1, split.ndim, 2)]
-    return split.transpose(order).reshape(int(np.prod(counts)), -1)
+    medians = np.nanmedian(np.where(within[chosen], cut[chosen], np.nan), axis=1)
+    return float(np.percentile(medians, 10)) / MAD_OF_NORMAL
 
 
 def _sigma_map(
@@ -253,7 +247,7 @@ def _sigma_map(
         )
         chosen = white[block][inside[block]]
         if chosen.size >= chosen.dtype.type(0.25) * inside[block].size and chosen.size >= _FEWEST:
-            local[index] = float(np.median(chosen)) / _MAD_OF_NORMAL
+            local[index] = float(np.median(chosen)) / MAD_OF_NORMAL
     known = np.isfinite(local)
     if known.sum() < 8:
         return None

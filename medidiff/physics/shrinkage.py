@@ -32,6 +32,11 @@ def dct_matrix(size: int) -> Tensor:
     return matrix
 
 
+def block_basis(block: tuple[int, ...]) -> Tensor:
+    """The DCT of a block whose voxels are strung together: ``coefficients = voxels @ basis``."""
+    return reduce(torch.kron, [dct_matrix(n) for n in block]).T
+
+
 def block_shape(spatial: tuple[int, ...]) -> tuple[int, ...]:
     """Block edge along each axis: 4 in 3-D, 8 in the plane when only two axes have more than one voxel."""
     edge = 4 if sum(n > 1 for n in spatial) > 2 else 8
@@ -63,7 +68,7 @@ def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None
     before = [n - 1 for n in block]
     after = [n - 1 + (-(size + 2 * (n - 1))) % n for size, n in zip(spatial, block, strict=True)]
     padded = extend(noisy, before, after)
-    basis = reduce(torch.kron, [dct_matrix(n) for n in block]).T.to(noisy.device, torch.float32).contiguous()
+    basis = block_basis(block).to(noisy.device, torch.float32).contiguous()
     spread = torch.ones(len(basis), device=noisy.device) if variances is None else variances.to(noisy.device)
     pilot, _ = _stage(padded, None, block, basis, spread)
     estimate, variance = _stage(padded, pilot, block, basis, spread)

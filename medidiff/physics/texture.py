@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.physics.shrinkage import block_shape, dct_matrix
+from medidiff.physics.shrinkage import block_basis, block_shape, dct_matrix
 
 WHITE = 8.0  # a cut-off so far beyond the Nyquist frequency that nothing is cut
 _GRID = 32  # frequencies an axis that integrals over the spectrum are taken from
@@ -27,7 +29,7 @@ _CUTOFFS = (0.3, 0.36, 0.43, 0.52, 0.62, 0.75, 0.9, 1.1, 1.5, WHITE)
 _ACROSS = (0.3, 0.43, 0.62, 0.9, 1.3, WHITE)
 _QUIET = 0.2  # share of the blocks, those with least anatomy, that tell of noise
 _FEWEST = 50  # blocks
-_MAD_OF_NORMAL = 0.67448975
+MAD_OF_NORMAL = 0.67448975
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,15 @@ def block_variances(texture: Texture, block: tuple[int, ...]) -> Tensor:
     return torch.as_tensor(power.reshape(-1), dtype=torch.float32)
 
 
+def blocks(array: NDArray[Any], edges: Sequence[int]) -> NDArray[Any]:
+    """Non-overlapping blocks, shape (blocks, voxels of a block); an incomplete rim is left out."""
+    counts = [n // e for n, e in zip(array.shape, edges, strict=True)]
+    array = array[tuple(slice(0, c * e) for c, e in zip(counts, edges, strict=True))]
+    split = array.reshape([size for pair in zip(counts, edges, strict=True) for size in pair])
+    order = [*range(0, split.ndim, 2), *range(1, split.ndim, 2)]
+    return split.transpose(order).reshape(int(np.prod(counts)), -1)
+
+
 def measure(values: NDArray[np.float32], inside: NDArray[np.bool_], axis: int | None) -> tuple[Texture, float] | None:
     """Texture and standard deviation of a scan's noise, from the DCT of its blocks.
 
@@ -111,24 +122,15 @@ def measure(values: NDArray[np.float32], inside: NDArray[np.bool_], axis: int | 
         ``None`` when there are too few blocks to tell.
     """
     block = block_shape(values.shape)
-    counts = [n // b for n, b in zip(values.shape, block, strict=True)]
-    window = tuple(slice(0, c * b) for c, b in zip(counts, block, strict=True))
-    split = [part for pair in zip(counts, block, strict=True) for part in pair]
-    order = [*range(0, 2 * len(block), 2), *range(1, 2 * len(block), 2)]
-    voxels = math.prod(block)
-    full = inside[window].reshape(split).transpose(order).reshape(-1, voxels).all(axis=1)
-    found = values[window].reshape(split).transpose(order).reshape(-1, voxels)[full].astype(np.float64)
+    found = blocks(values, block)[blocks(inside, block).all(axis=1)].astype(np.float64)
     if len(found) < _FEWEST / _QUIET:
         return None
-    for position, size in enumerate(block):
-        shaped = found.reshape(-1, *block)
-        found = np.moveaxis(np.tensordot(shaped, dct_matrix(size).numpy(), axes=(position + 1, 1)), -1, position + 1)
-    found = found.reshape(-1, voxels)
-    total = np.add.outer(np.zeros(1, int), np.indices(block).sum(axis=0)).reshape(-1)
+    found = found @ block_basis(block).numpy()
+    total = np.indices(block).sum(axis=0).reshape(-1)
     slow = total == 1
     chosen = np.argsort((found[:, slow] ** 2).sum(axis=1), kind="stable")[: max(_FEWEST, int(_QUIET * len(found)))]
     fast = total > 1
-    seen = 2 * np.log(np.median(np.abs(found[np.ix_(chosen, fast)]), axis=0).clip(1e-12) / _MAD_OF_NORMAL)
+    seen = 2 * np.log(np.median(np.abs(found[np.ix_(chosen, fast)]), axis=0).clip(1e-12) / MAD_OF_NORMAL)
     best: tuple[float, Texture, float] | None = None
     across = _ACROSS if axis is not None and block[axis] > 1 else (WHITE,)
     for exponent, cutoff, slices in itertools.product(_EXPONENTS, _CUTOFFS, across):
