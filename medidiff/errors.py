@@ -14,7 +14,9 @@ A message is one plain sentence that names the file and what to do. It never hol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -59,9 +61,17 @@ class UsageError(MedidiffError):
 
 
 class NoScanFound(MedidiffError):
-    """Nothing in the input can be processed."""
+    """Nothing in the input can be processed.
+
+    Attributes:
+        left_out: the files that are no scan, each with its reason.
+    """
 
     exit_code = ExitCode.NO_SCAN
+
+    def __init__(self, text: str, left_out: Sequence[tuple[Path, str]] = ()) -> None:
+        super().__init__(text)
+        self.left_out = tuple(left_out)
 
 
 class ScanError(MedidiffError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from medidiff.errors import CannotWrite
 from medidiff.runs import CaseResult, Plan, PlannedCase, Reporter
 
 Mode = Literal["auto", "plain", "none"]
+QUIET = 20.0  # seconds without a line, after which one says what the run is at
 log = logging.getLogger("medidiff")
 
 
@@ -33,6 +35,7 @@ class Lines:
         self.warned: set[str] = set()
         self.total = 0
         self.count = 0
+        self.last = time.monotonic()
 
     def show(self, text: str, level: int = 0) -> None:
         """Print a line if the user wants to hear that much, and log it."""
@@ -42,13 +45,24 @@ class Lines:
 
     def write(self, text: str) -> None:
         """Print a line on stderr."""
+        self.last = time.monotonic()
         with suppress(OSError):  # nobody listens any more; the run goes on
             print(text, file=sys.stderr, flush=True)
+
+    def status(self, text: str) -> None:
+        """A line now and then, so that a slow disk is not taken for a run that hangs."""
+        if time.monotonic() - self.last > QUIET:
+            self.last = time.monotonic()
+            self.show(f"{text} ...")
 
     def planned(self, plan: Plan) -> None:
         """Say what will be done."""
         self.total = len(plan.cases)
-        for line in every_left_out(plan) if self.verbosity > 0 else grouped_left_out(plan):
+        self.left_out([(each.path, each.reason) for each in plan.skipped])
+
+    def left_out(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Name the files that are no scan: with ``-v`` each of them, else one for each reason."""
+        for line in every_left_out(files) if self.verbosity > 0 else grouped_left_out(files):
             self.show(f"left out: {line}")
 
     def started(self, case: PlannedCase) -> None:
@@ -96,10 +110,20 @@ class Bars(Lines):
         """Print a line above the bar."""
         self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def status(self, text: str) -> None:
+        """Say it on the bar, which only shows that time goes by before the cases are known."""
+        if self.task is None:
+            self.task = self.bar.add_task(text, total=None)
+        else:
+            self.bar.update(self.task, description=text)
+
     def planned(self, plan: Plan) -> None:
         """Draw the bar."""
         super().planned(plan)
         todo = [case for case in plan.cases if case.state == "todo"]
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
         if todo:
             self.task = self.bar.add_task("starting", total=sum(map(weight, todo)))
 
@@ -180,16 +204,16 @@ def log_to(file: Path | None) -> Iterator[None]:
         handler.close()
 
 
-def every_left_out(plan: Plan) -> list[str]:
+def every_left_out(files: Sequence[tuple[Path, str]]) -> list[str]:
     """One line for each file that is no scan."""
-    return [f"{each.path}: {each.reason}" for each in plan.skipped]
+    return [f"{path}: {reason}" for path, reason in files]
 
 
-def grouped_left_out(plan: Plan) -> list[str]:
+def grouped_left_out(files: Sequence[tuple[Path, str]]) -> list[str]:
     """One line for each reason; a user should see that a scan was left out, but not every text file."""
     reasons: dict[str, list[Path]] = {}
-    for each in plan.skipped:
-        reasons.setdefault(each.reason, []).append(each.path)
+    for file, why in files:
+        reasons.setdefault(why, []).append(file)
     return [
         f"{path}: {reason}" if not others else f"{path} and {counted(len(others), 'other file')}: {reason}"
         for reason, (path, *others) in reasons.items()

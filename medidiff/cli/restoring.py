@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from medidiff.cli.options import show_json
 from medidiff.config import ComputeOptions, RestoreOptions, RunConfig, Task, describe
-from medidiff.errors import ExitCode, UsageError
+from medidiff.errors import ExitCode, NoScanFound, UsageError
 from medidiff.scans.outputs import nifti_stem
 
 SECTIONS: dict[str, type[BaseModel]] = {"restore": RestoreOptions, "compute": ComputeOptions}
@@ -35,12 +35,18 @@ def perform(ctx: click.Context, task: Task, flags: dict[str, Any]) -> int:
     config = settings(task, flags, given)
     if flags["log_file"] in config.inputs or nifti_stem(str(flags["log_file"])) is not None:
         raise UsageError(f"The log {flags['log_file']} is a scan; choose another file.")
-    if flags["dry_run"]:
-        from medidiff.cli.dry_run import show
+    try:
+        if flags["dry_run"]:
+            from medidiff.cli.dry_run import show
 
-        show(config, as_json=flags["as_json"])
-        return int(ExitCode.OK)
-    return execute(config, flags, ctx.obj.verbosity)
+            show(config, as_json=flags["as_json"])
+            return int(ExitCode.OK)
+        return execute(config, flags, ctx.obj.verbosity)
+    except NoScanFound as error:
+        from medidiff.cli.progress import Lines
+
+        Lines(1 if flags["dry_run"] else ctx.obj.verbosity).left_out(error.left_out)
+        raise
 
 
 def settings(task: Task, flags: dict[str, Any], given: Set[str]) -> RunConfig:

@@ -34,12 +34,14 @@ class PlannedCase:
         names: what its outputs are called.
         state: ``todo``, ``done`` (its result still stands) or ``refused`` (a file of somebody else is in the way).
         reason: why it is skipped or refused, or why a result that exists is made again; empty for a new case.
+        before: a stamp of the sidecar as the plan found it, see `sidecar.stamp`.
     """
 
     ref: ScanRef
     names: OutputNames
     state: State = "todo"
     reason: str = ""
+    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def make_plan(config: RunConfig) -> Plan:
     holes.refuse_absent_mask(config)
     found, skipped = find(config, None if single else folder)
     if not found:
-        raise NoScanFound(nothing_found(config.inputs, skipped))
+        raise NoScanFound(nothing_found(config.inputs, skipped), [(each.path, each.reason) for each in skipped])
     if single and len(found) > 1:
         raise UsageError(f"{config.output} is a file name but there are {len(found)} scans; give a folder as output.")
     holes.refuse_missing_mask(config, found)
@@ -89,7 +91,8 @@ def make_plan(config: RunConfig) -> Plan:
     originals = [file for ref in found for file in ref.files]
     paths.refuse_overwriting([*originals, config.mask] if config.mask is not None else originals, targets)
     able = pipelines.candidates(config.pipeline, task=config.task)
-    cases = tuple(judge(PlannedCase(ref, each), config, able, single) for ref, each in zip(found, names, strict=True))
+    stamped = [PlannedCase(ref, each, before=sidecar.stamp(each.sidecar)) for ref, each in zip(found, names, strict=True)]
+    cases = tuple(judge(case, config, able, single) for case in stamped)
     return Plan(cases, skipped, folder, able, None if single else folder / "run.json")
 
 
@@ -135,7 +138,7 @@ def nothing_found(inputs: Sequence[Path], skipped: Sequence[Skipped]) -> str:
     where = ", ".join(map(str, inputs))
     if len(skipped) == 1:
         return f"No scan was found in {where}: {skipped[0].path.name}: {skipped[0].reason}"
-    more = f" ({len(skipped)} files were left out; --dry-run lists them)" if skipped else ""
+    more = f" ({len(skipped)} files were left out)" if skipped else ""
     return f"No scan was found in {where}{more}; give NIfTI files (.nii, .nii.gz), DICOM folders, or folders of them."
 
 

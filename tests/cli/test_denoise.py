@@ -157,7 +157,20 @@ def test_no_scan(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "in" / "one.txt").write_text("x")
     (tmp_path / "in" / "two.txt").write_text("x")
     assert denoise(tmp_path / "in", "-o", tmp_path / "out") == 3
-    assert "No scan was found" in one_sentence(capsys.readouterr().err)
+    left_out, sentence = capsys.readouterr().err.splitlines()
+    assert left_out == f"left out: {tmp_path / 'in' / 'one.txt'} and 1 other file: not a NIfTI or DICOM file"
+    assert "No scan was found" in one_sentence(sentence)
+
+
+@pytest.mark.parametrize("flag", ["-v", "--dry-run"])
+def test_every_file_is_named_when_there_is_no_scan(flag: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "one.txt").write_text("x")
+    (tmp_path / "two.dcm").touch()
+    assert denoise(tmp_path, "-o", tmp_path / "out", flag) == 3
+    first, second, sentence = capsys.readouterr().err.splitlines()
+    assert first == f"left out: {tmp_path / 'one.txt'}: not a NIfTI or DICOM file"
+    assert second == f"left out: {tmp_path / 'two.dcm'}: empty file"
+    assert "2 files were left out" in sentence
 
 
 def test_some_failed(folder: Path, tmp_path: Path, capsys: Capture) -> None:
