@@ -7,15 +7,20 @@ units.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff.physics import slabs
+from medidiff.physics.slabs import Chunks, Slabs
+
 CT_OFFSET, CT_SCALE = -1024.0, 2000.0
 CT_BRIGHT = 0.6  # bright level of a normalised CT scan, usually: soft tissue and some bone
 FOREGROUND_PERCENTILE = 99.5
 _ENOUGH = 1_000_000  # voxels that a histogram needs
+_BINS = 256  # of that histogram
 
 
 @dataclass(frozen=True)
@@ -43,25 +48,50 @@ class Intensity:
 
 def foreground(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Voxels brighter than Otsu's threshold (all of them in a constant image)."""
+    return np.asarray(values > threshold_of(lambda: [values]), dtype=np.bool_)
+
+
+def threshold_of(chunks: Chunks) -> float:
+    """Otsu's threshold of all values of the chunks; below them all when they are equal."""
     from skimage.filters import threshold_otsu
 
-    low, high = float(values.min()), float(values.max())
+    sizes, lows, highs = zip(*((chunk.size, chunk.min(), chunk.max()) for chunk in chunks()), strict=True)
+    low, high = float(min(lows)), float(max(highs))
     if not high > low:
-        return np.ones(values.shape, dtype=np.bool_)
+        return -math.inf
     # a few extreme voxels would leave Otsu's histogram with everything in its first bin
-    sample = values.reshape(-1)[:: max(1, values.size // _ENOUGH)]
+    step = max(1, sum(sizes) // _ENOUGH)
+    sample = np.concatenate(slabs.every((chunk.reshape(-1) for chunk in chunks()), step))
     ceiling = float(np.percentile(sample, 99.9))
-    clipped = np.minimum(sample, ceiling) if ceiling > low else values
-    threshold = threshold_otsu(clipped) if float(clipped.min()) < float(clipped.max()) else low
-    return np.asarray(values > threshold, dtype=np.bool_)
+    if ceiling > low:
+        clipped = np.minimum(sample, ceiling)
+        return float(threshold_otsu(clipped)) if float(clipped.min()) < float(clipped.max()) else low
+    edges = np.linspace(low, high, _BINS + 1)
+    counts = sum(np.histogram(chunk, _BINS, (low, high))[0] for chunk in chunks())
+    return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
 
 
-def bright_level(values: NDArray[np.float32]) -> float:
+def bright_level(values: NDArray[np.float32] | Slabs) -> float:
     """The 99.5th percentile of the foreground, which noise percentages refer to; 1 without positive values."""
-    level = float(np.percentile(values[foreground(values)], FOREGROUND_PERCENTILE))
-    if level <= 0:
-        level = float(np.abs(values).max())
+    scan = slabs.of(values)
+    threshold = threshold_of(scan.own)
+    level = slabs.percentile(lambda: (own[own > threshold] for own in scan.own()), FOREGROUND_PERCENTILE)
+    if not level > 0:
+        level = max(map(abs, slabs.extent(scan.own())))
     return level if level > 0 else 1.0
+
+
+def scaling_of(values: NDArray[np.float32] | Slabs, modality: str) -> Intensity:
+    """How a volume without unmeasured voxels is scaled.
+
+    Args:
+        values: the volume in its own units.
+        modality: DICOM code; ``CT`` is scaled from Hounsfield units, all else by its bright foreground.
+    """
+    if modality != "CT":
+        return Intensity(0.0, bright_level(values))
+    hounsfield = Intensity(CT_OFFSET, CT_SCALE)
+    return Intensity(CT_OFFSET, CT_SCALE, bright_level(slabs.of(values).mapped(hounsfield.apply)))
 
 
 def normalise(
@@ -79,8 +109,8 @@ def normalise(
     """
     if valid is not None and not valid.all():
         values = np.where(valid, values, values[valid].min() if valid.any() else np.float32(0))
-    if modality != "CT":
-        scaling = Intensity(0.0, bright_level(values))
-        return scaling, scaling.apply(values)
-    unit = Intensity(CT_OFFSET, CT_SCALE).apply(values)
-    return Intensity(CT_OFFSET, CT_SCALE, bright_level(unit)), unit
+    if modality == "CT":
+        unit = Intensity(CT_OFFSET, CT_SCALE).apply(values)
+        return Intensity(CT_OFFSET, CT_SCALE, bright_level(unit)), unit
+    scaling = scaling_of(values, modality)
+    return scaling, scaling.apply(values)

@@ -9,22 +9,23 @@ the noise is so low that anatomy rules even this band, which its correlation tel
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medidiff.physics.intensity import foreground
+from medidiff.physics import slabs
+from medidiff.physics.intensity import threshold_of
 from medidiff.physics.rician import Law, rician_mean, rician_variance
-from medidiff.physics.texture import MAD_OF_NORMAL, Texture, blocks, measure
+from medidiff.physics.sigma_map import SigmaMap, Windows
+from medidiff.physics.slabs import Slab, Slabs
+from medidiff.physics.texture import MAD_OF_NORMAL, Part, Texture, blocks, measure
 
 _DB2_HIGH = np.array([-0.12940952, -0.22414387, 0.83651630, -0.48296291])
-_WINDOW = 16  # voxels: edge of the blocks of the noise map
-_MAP_SMOOTHING = 8.0  # voxels
-_SPREAD_OF_A_MAP = 1.3  # 95th over 5th percentile above which the noise counts as spatially varying
 _WHITE = (
     0.1  # excess correlation above which anatomy, not noise, rules the band, and a map of it would be one of anatomy
 )
@@ -40,9 +41,9 @@ class NoiseEstimate:
     """What is known about a scan's noise, in the units of the array it was measured on.
 
     Attributes:
-        sigma: standard deviation (of the complex parts for the Rician law); the foreground's median of ``map`` where
+        sigma: standard deviation (of the complex parts for the Rician law); the foreground's median of ``field`` where
             there is one.
-        map: the same for each voxel when the noise varies over the scan, else ``None``.
+        field: the same for each voxel when the noise varies over the scan, else ``None``.
         law: ``rician`` for magnitude MR, ``gaussian`` otherwise.
         correlation: lag-1 correlation of the high-pass band minus that of white noise; above 0.1 it means that the
             noise is low beside the finest anatomy, or that the scan was interpolated, so that ``sigma`` is only an
@@ -52,25 +53,34 @@ class NoiseEstimate:
     """
 
     sigma: float
-    map: NDArray[np.float32] | None
+    field: SigmaMap | None
     law: Law
     correlation: float
     source: Literal["estimated", "given"]
     texture: Texture | None = None
 
     @property
+    def map(self) -> NDArray[np.float32] | None:
+        """Sigma at every voxel, or ``None``."""
+        return None if self.field is None else self.field.whole
+
+    @property
     def local(self) -> NDArray[np.float32]:
         """Sigma at every voxel: the map, or a single figure that broadcasts."""
-        return np.asarray(self.sigma if self.map is None else self.map, np.float32)
+        return np.asarray(self.sigma if self.field is None else self.field.whole, np.float32)
+
+    def within(self, box: tuple[slice, ...]) -> NoiseEstimate:
+        """The same for a part of the scan."""
+        return self if self.field is None else replace(self, field=self.field.within(box))
 
 
-def law_of(values: NDArray[np.float32], modality: str) -> Law:
+def law_of(values: NDArray[np.float32] | Slabs, modality: str) -> Law:
     """Magnitude images (MR without negative values) are Rician; CT, PET and signed images are treated as Gaussian."""
-    return "rician" if modality == "MR" and float(values.min()) >= 0 else "gaussian"
+    return "rician" if modality == "MR" and slabs.extent(slabs.of(values).own())[0] >= 0 else "gaussian"
 
 
 def of_scan(
-    values: NDArray[np.float32],
+    values: NDArray[np.float32] | Slabs,
     modality: str,
     slices: int | None,
     *,
@@ -80,7 +90,7 @@ def of_scan(
     """The noise of a scan: white in MR and other modalities, with a texture of its own in CT.
 
     Args:
-        values: shape (I, J, K), any units.
+        values: shape (I, J, K), any units; in memory, or in slabs.
         modality: DICOM code.
         slices: the axis along which slices follow one another; ``None`` when all are alike.
         sigma: standard deviation where it is known, in the units of ``values``.
@@ -95,68 +105,139 @@ def of_scan(
     return found if sigma is None else NoiseEstimate(float(sigma), None, law, 0.0, "given", found.texture)
 
 
-def seen(values: NDArray[np.float32], level: NoiseEstimate) -> float:
+def seen(values: NDArray[np.float32] | Slabs, level: NoiseEstimate) -> float:
     """Sigma that a scan itself shows, under the law and the kind of texture of ``level``."""
     found = estimate(values, level.law, with_map=False)
     return (found if level.texture is None else _with_texture(found, values, level.texture.axis)).sigma
 
 
-def _with_texture(found: NoiseEstimate, values: NDArray[np.float32], slices: int | None) -> NoiseEstimate:
+def _with_texture(found: NoiseEstimate, values: NDArray[np.float32] | Slabs, slices: int | None) -> NoiseEstimate:
     """An estimate of white noise corrected for what the finest band shows of noise of another spectrum."""
-    measured = measure(values, foreground(_level(values)) & fluctuating(values), slices)
+    parts = _parts(slabs.of(values))
+    threshold = _threshold(parts)
+
+    def within() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        return ((part.slab.own, (part.level > threshold)[part.own] & part.varying[part.own]) for part in parts())
+
+    measured = measure(slabs.of(values).shape, within, slices)
     if measured is None or found.sigma == 0:
         return found
     texture, sigma = measured
-    local = None if found.map is None else np.asarray(found.map * (sigma / found.sigma), dtype=np.float32)
-    return replace(found, sigma=sigma, map=local, correlation=0.0, texture=texture)
+    field = None if found.field is None else found.field.scaled(sigma / found.sigma)
+    return replace(found, sigma=sigma, field=field, correlation=0.0, texture=texture)
 
 
 def limited(level: NoiseEstimate, most: float) -> NoiseEstimate:
     """An estimate of at most ``most``: what lies beyond is more likely texture than noise, and stays in the image."""
     if level.sigma <= most:
         return level
-    return replace(level, sigma=most, map=None if level.map is None else np.minimum(level.map, np.float32(most)))
+    return replace(level, sigma=most, field=None if level.field is None else level.field.limited(most))
 
 
-def estimate(values: NDArray[np.float32], law: Law, *, with_map: bool = True) -> NoiseEstimate:
+def estimate(values: NDArray[np.float32] | Slabs, law: Law, *, with_map: bool = True) -> NoiseEstimate:
     """Measure the noise of a scan.
 
     Args:
-        values: shape (I, J, K), any units.
+        values: shape (I, J, K), any units; in memory, or in slabs.
         law: ``rician`` or ``gaussian``.
         with_map: also look for spatial variation (needs at least 48 voxels along two axes).
     """
-    band = _diagonal_band(values)
+    scan = slabs.of(values)
+    parts = _parts(scan)
     # chosen on a smooth copy: a threshold on the noisy values would prefer voxels whose noise is large
-    smooth = _level(values)
-    varying = fluctuating(values)
-    inside = foreground(smooth) & varying
-    if inside.sum() < _FEWEST:
-        inside = varying
-    if inside.sum() < _FEWEST:
+    threshold = _threshold(parts)
+
+    def chosen(part: _Part) -> NDArray[np.bool_]:
+        return (part.level > threshold) & part.varying
+
+    count = sum(int(chosen(part)[part.own].sum()) for part in parts())
+    if count < _FEWEST:
+
+        def chosen(part: _Part) -> NDArray[np.bool_]:
+            return part.varying
+
+        count = sum(int(part.varying[part.own].sum()) for part in parts())
+    if count < _FEWEST:
         return NoiseEstimate(0.0, None, law, 0.0, "estimated")
-    level = smooth if law == "rician" else None
-    thin = max(1, int(inside.sum()) // _ENOUGH)
-    sigma = _sigma(band[inside][::thin], None if level is None else level[inside][::thin])
-    correlation = _excess_correlation(band, inside)
+    thin = max(1, count // _ENOUGH)
+    band = np.concatenate(slabs.every((part.band[part.own][chosen(part)[part.own]] for part in parts()), thin))
+    level = None
+    if law == "rician":
+        level = np.concatenate(slabs.every((part.level[part.own][chosen(part)[part.own]] for part in parts()), thin))
+    sigma = _sigma(band, level)
+
+    def white(part: _Part) -> NDArray[np.float32]:
+        return np.asarray(np.abs(part.band) / _fluctuation(part.level if law == "rician" else None, sigma), np.float32)
+
+    correlation = _excess_correlation(*_middle(scan.shape, parts, chosen))
     # where anatomy rules the band, only the quietest blocks tell of noise
     anatomy = float(np.clip((correlation - 0.5 * _WHITE) / _WHITE, 0, 1))
     if anatomy > 0 and sigma > 0:
-        quiet = _quiet_sigma(np.asarray(np.abs(band) / _fluctuation(level, sigma), dtype=np.float32), inside)
+        quiet = _quiet_sigma(scan.shape, lambda: ((white(p)[p.own], chosen(p)[p.own]) for p in parts()))
         sigma = sigma if quiet is None else (1 - anatomy) * sigma + anatomy * min(quiet, sigma)
-    sigma_map = None
-    wide = sum(n >= 3 * _WINDOW for n in values.shape) >= 2
-    if with_map and wide and sigma > 0 and correlation < _WHITE:
-        sigma_map = _sigma_map(band, inside, level, sigma)
-    if sigma_map is not None:
-        sigma = float(np.median(sigma_map[inside]))
-    return NoiseEstimate(sigma, sigma_map, law, correlation, "estimated")
+    if not (with_map and sigma > 0 and correlation < _WHITE):
+        return NoiseEstimate(sigma, None, law, correlation, "estimated")
+    windows = Windows(scan.shape)
+    field = windows.fit([windows.medians(white(p), chosen(p), p.slab) for p in parts()]) if windows.wide else None
+    if field is not None:
+        sigma = slabs.percentile(lambda: (field.rows(p.slab)[chosen(p)[p.own]] for p in parts()), 50)
+    return NoiseEstimate(sigma, field, law, correlation, "estimated")
 
 
-def _level(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The local mean."""
-    size = [_LEVEL_WINDOW if n > 1 else 1 for n in values.shape]
-    return np.asarray(ndimage.uniform_filter(values, size, mode="nearest"))
+@dataclass(frozen=True)
+class _Part:
+    """A slab with what the estimate looks at, each of the shape of its values."""
+
+    slab: Slab
+    shape: tuple[int, ...]
+
+    @property
+    def own(self) -> slice:
+        """The slab's own planes."""
+        return self.slab.inside
+
+    @cached_property
+    def level(self) -> NDArray[np.float32]:
+        """The local mean."""
+        size = [_LEVEL_WINDOW if n > 1 else 1 for n in self.shape]
+        return np.asarray(ndimage.uniform_filter(self.slab.values, size, mode="nearest"))
+
+    @cached_property
+    def band(self) -> NDArray[np.float32]:
+        """The finest diagonal band."""
+        return _diagonal_band(self.slab.values, self.shape)
+
+    @cached_property
+    def varying(self) -> NDArray[np.bool_]:
+        """Where a voxel differs from a neighbour."""
+        return fluctuating(self.slab.values)
+
+
+def _parts(scan: Slabs) -> Callable[[], Iterator[_Part]]:
+    """The scan's slabs, as often as one likes: kept when there is but one, read anew when there are more."""
+    kept = [_Part(slab, scan.shape) for slab in scan] if scan.whole else None
+    return lambda: iter(kept) if kept is not None else (_Part(slab, scan.shape) for slab in scan)
+
+
+def _threshold(parts: Callable[[], Iterator[_Part]]) -> float:
+    """Otsu's threshold of the local mean."""
+    return threshold_of(lambda: (part.level[part.own] for part in parts()))
+
+
+def _middle(
+    shape: tuple[int, ...], parts: Callable[[], Iterator[_Part]], chosen: Callable[[_Part], NDArray[np.bool_]]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The finest band in the scan's middle, and which of it counts."""
+    rows, *rest = middle(shape)
+    bands, within = [], []
+    for part in parts():
+        slab = part.slab
+        start, stop = max(slab.start, rows.start), min(slab.stop, rows.stop)
+        if start < stop:
+            place = (slice(start - slab.first, stop - slab.first), *rest)
+            bands.append(part.band[place])
+            within.append(chosen(part)[place])
+    return np.concatenate(bands), np.concatenate(within)
 
 
 def fluctuating(values: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -171,18 +252,21 @@ def fluctuating(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     return varying
 
 
-def _diagonal_band(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Undecimated finest diagonal band over the axes of four voxels or more; white noise keeps its strength."""
+def _diagonal_band(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Undecimated finest diagonal band over the axes of four voxels or more; white noise keeps its strength.
+
+    ``shape`` is that of the scan, of which ``values`` may be a part.
+    """
     band = values
-    for axis in range(values.ndim):
-        if values.shape[axis] >= len(_DB2_HIGH):
+    for axis, size in enumerate(shape):
+        if size >= len(_DB2_HIGH):
             band = ndimage.convolve1d(band, _DB2_HIGH.astype(np.float32), axis=axis, mode="mirror")
     return band
 
 
 def fine_fluctuation(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
     """Standard deviation of the finest diagonal band inside: that of white noise, if there is nothing else in it."""
-    return _mad(_diagonal_band(values)[inside])
+    return _mad(_diagonal_band(values, values.shape)[inside])
 
 
 def _mad(values: NDArray[np.float32]) -> float:
@@ -216,64 +300,34 @@ def _fluctuation(level: NDArray[np.float32] | None, sigma: float) -> NDArray[np.
     return np.asarray(np.interp(level / sigma, *_fluctuation_table()), dtype=np.float32)
 
 
-def _quiet_sigma(white: NDArray[np.float32], inside: NDArray[np.bool_]) -> float | None:
+def _quiet_sigma(shape: tuple[int, ...], parts: Callable[[], Iterator[Part]]) -> float | None:
     """Sigma where there is least anatomy: the 10th percentile of small blocks that lie inside the foreground.
 
-    ``None`` when there are too few such blocks.
+    Args:
+        shape: of the scan.
+        parts: absolute coefficients over their expected size, and which of them count.
+
+    Returns:
+        ``None`` when there are too few such blocks.
     """
-    edges = [min(_BLOCK, n) for n in white.shape]
-    cut = blocks(white, edges)
-    within = blocks(inside, edges)
-    chosen = np.flatnonzero(within.mean(axis=1) >= 0.75)
-    if len(chosen) < _FEWEST_BLOCKS:
+    edges = [min(_BLOCK, n) for n in shape]
+
+    def within() -> Iterator[NDArray[np.float32]]:
+        for white, inside in parts():
+            counts = blocks(inside, edges)
+            most = counts.mean(axis=1) >= 0.75
+            yield np.where(counts[most], blocks(white, edges)[most], np.float32(np.nan))
+
+    count = sum(map(len, within()))
+    if count < _FEWEST_BLOCKS:
         return None
-    chosen = chosen[:: max(1, len(chosen) // _ENOUGH_BLOCKS)]
-    medians = np.nanmedian(np.where(within[chosen], cut[chosen], np.nan), axis=1)
-    return float(np.percentile(medians, 10)) / MAD_OF_NORMAL
-
-
-def _sigma_map(
-    band: NDArray[np.float32], inside: NDArray[np.bool_], level: NDArray[np.float32] | None, sigma: float
-) -> NDArray[np.float32] | None:
-    """Sigma in overlapping blocks, smoothed to a map; ``None`` when it varies too little to be worth having."""
-    white = np.abs(band) / _fluctuation(level, sigma)
-    half = [_WINDOW // 2 if n >= _WINDOW else n for n in band.shape]
-    counts = [max(1, n // h - 1) if n >= _WINDOW else 1 for n, h in zip(band.shape, half, strict=True)]
-    local = np.full(counts, np.nan)
-    for index in np.ndindex(*counts):
-        block = tuple(
-            slice(i * h, i * h + (_WINDOW if n >= _WINDOW else n))
-            for i, h, n in zip(index, half, band.shape, strict=True)
-        )
-        chosen = white[block][inside[block]]
-        if chosen.size >= chosen.dtype.type(0.25) * inside[block].size and chosen.size >= _FEWEST:
-            local[index] = float(np.median(chosen)) / MAD_OF_NORMAL
-    known = np.isfinite(local)
-    if known.sum() < 8:
-        return None
-    local = ndimage.median_filter(_fill_nearest(local, known), size=[3 if n >= 3 else 1 for n in local.shape])
-    low, high = np.percentile(local[known], [5, 95])
-    if high <= _SPREAD_OF_A_MAP * low:
-        return None
-    centres = [
-        (np.arange(n) - (_WINDOW / 2 - 0.5 if n >= _WINDOW else 0)) / h for n, h in zip(band.shape, half, strict=True)
-    ]
-    grid = np.meshgrid(*centres, indexing="ij", sparse=False)
-    full = ndimage.map_coordinates(local, grid, order=1, mode="nearest")
-    smooth = ndimage.gaussian_filter(full, [_MAP_SMOOTHING if n >= _WINDOW else 0 for n in band.shape], mode="nearest")
-    return np.asarray(smooth, dtype=np.float32)
-
-
-def _fill_nearest(local: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    return np.asarray(local[tuple(nearest)], dtype=np.float64)
+    chosen = np.concatenate(slabs.every(within(), max(1, count // _ENOUGH_BLOCKS)))
+    return float(np.percentile(np.nanmedian(chosen, axis=1), 10)) / MAD_OF_NORMAL
 
 
 def _excess_correlation(band: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
     """Largest lag-1 correlation of the band along an axis, less what the filter itself gives to white noise."""
     white = float(np.correlate(_DB2_HIGH, _DB2_HIGH, "full")[len(_DB2_HIGH)])
-    part = middle(band.shape)
-    band, inside = band[part], inside[part]
     bound = 6 * _mad(band[inside]) if inside.any() else 0.0
     limited = np.where(inside, np.clip(band, -bound, bound), np.float32(0))
     axes = [axis for axis, n in enumerate(band.shape) if n >= 2 * len(_DB2_HIGH)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medidiff.physics import slabs
 from medidiff.physics.shrinkage import block_basis, block_shape, dct_matrix
 
 WHITE = 8.0  # a cut-off so far beyond the Nyquist frequency that nothing is cut
@@ -28,8 +29,9 @@ _EXPONENTS = (0.0, 0.3, 0.6, 0.9, 1.2)
 _CUTOFFS = (0.3, 0.36, 0.43, 0.52, 0.62, 0.75, 0.9, 1.1, 1.5, WHITE)
 _ACROSS = (0.3, 0.43, 0.62, 0.9, 1.3, WHITE)
 _QUIET = 0.2  # share of the blocks, those with least anatomy, that tell of noise
-_FEWEST = 50  # blocks
+_FEWEST, _ENOUGH = 50, 200_000  # blocks
 MAD_OF_NORMAL = 0.67448975
+Part = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -104,28 +106,33 @@ def blocks(array: NDArray[Any], edges: Sequence[int]) -> NDArray[Any]:
     array = array[tuple(slice(0, c * e) for c, e in zip(counts, edges, strict=True))]
     split = array.reshape([size for pair in zip(counts, edges, strict=True) for size in pair])
     order = [*range(0, split.ndim, 2), *range(1, split.ndim, 2)]
-    return split.transpose(order).reshape(int(np.prod(counts)), -1)
+    return split.transpose(order).reshape(int(np.prod(counts)), int(np.prod(edges)))
 
 
-def measure(values: NDArray[np.float32], inside: NDArray[np.bool_], axis: int | None) -> tuple[Texture, float] | None:
+def measure(
+    shape: tuple[int, ...], parts: Callable[[], Iterable[Part]], axis: int | None
+) -> tuple[Texture, float] | None:
     """Texture and standard deviation of a scan's noise, from the DCT of its blocks.
 
     Blocks with little in their lowest frequencies hold little anatomy; the robust size of their other coefficients is
     compared with what every spectrum of a table of them gives, in the mean absolute difference of the logarithms.
 
     Args:
-        values: shape (I, J, K), any units; its noise is Gaussian.
-        inside: where to look.
+        shape: of the scan, (I, J, K).
+        parts: the scan in any units and where to look, cut along the first axis at multiples of the blocks' edge; its
+            noise is Gaussian.
         axis: along which slices follow one another; ``None`` when all axes are alike.
 
     Returns:
         ``None`` when there are too few blocks to tell.
     """
-    block = block_shape(values.shape)
-    found = blocks(values, block)[blocks(inside, block).all(axis=1)].astype(np.float64)
-    if len(found) < _FEWEST / _QUIET:
+    block = block_shape(shape)
+    count = sum(int(blocks(inside, block).all(axis=1).sum()) for _, inside in parts())
+    if count < _FEWEST / _QUIET:
         return None
-    found = found @ block_basis(block).numpy()
+    within = (blocks(values, block)[blocks(inside, block).all(axis=1)] for values, inside in parts())
+    found = np.concatenate(slabs.every(within, max(1, count // _ENOUGH)))
+    found = found.astype(np.float64) @ block_basis(block).numpy()
     total = np.indices(block).sum(axis=0).reshape(-1)
     slow = total == 1
     chosen = np.argsort((found[:, slow] ** 2).sum(axis=1), kind="stable")[: max(_FEWEST, int(_QUIET * len(found)))]

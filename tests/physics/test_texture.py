@@ -88,7 +88,7 @@ def test_known_sigma_stays_and_mr_has_no_texture(body):
 
 def test_an_image_too_small_for_a_texture_has_none():
     scan = np.random.default_rng(0).normal(size=(20, 20, 1)).astype(np.float32)
-    assert texture.measure(scan, np.ones(scan.shape, dtype=np.bool_), 2) is None
+    assert texture.measure(scan.shape, lambda: iter([(scan, np.ones(scan.shape, dtype=np.bool_))]), 2) is None
 
 
 def test_shrinkage_that_knows_the_texture_is_better(body):
