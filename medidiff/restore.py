@@ -307,7 +307,7 @@ def _untouched(
 
 
 def _draw(denoise: sampler.Denoiser, mean: Tensor, posed: posing.Posed, options: RestoreOptions, index: int) -> Tensor:
-    start = posed.noise(sampler.position_noise(posed.shape, options.seed, index))
+    start = posed.images(sampler.position_noise(posed.shape, options.seed, index, posed.box))
     return sampler.posterior_sample(denoise, start, options.steps, kappa=posed.kappa, first=mean)
 
 

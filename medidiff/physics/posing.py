@@ -77,9 +77,9 @@ class Posed:
         values = images.numpy()
         return np.ascontiguousarray(values[0] if self.planes is None else np.moveaxis(values, 0, self.planes))
 
-    def noise(self, field: Tensor) -> Tensor:
-        """Noise drawn for every voxel of the restored array, as images of the problem."""
-        return _batch(field.numpy()[self.box], self.planes)
+    def images(self, values: Tensor) -> Tensor:
+        """An array over ``box`` as images of the problem."""
+        return _batch(values.numpy(), self.planes)
 
     def whole(self, part: Image, rest: Image) -> Image:
         """An array over ``box`` put into the whole, which is ``rest`` elsewhere."""

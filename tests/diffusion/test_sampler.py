@@ -254,3 +254,9 @@ def test_position_noise_is_white_and_standard_normal():
     for axis in range(3):
         lagged = np.roll(noise, 1, axis)
         assert abs((noise * lagged).mean()) < 5 / math.sqrt(count)
+
+
+@pytest.mark.parametrize("box", [(slice(3, 9), slice(0, 17), slice(5, 6)), (slice(30, 31), slice(2, 4), slice(0, 23))])
+def test_position_noise_of_a_box_is_that_part_of_the_whole(box):
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(position_noise((31, 17, 23), 7, 3, box), position_noise((31, 17, 23), 7, 3)[box])

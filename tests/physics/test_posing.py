@@ -15,6 +15,7 @@ from medidiff.config import RestoreOptions
 from medidiff.errors import ScanError
 from medidiff.physics import noise, posing, tasks
 from medidiff.physics.posing import CONTEXT, Posed, Voxels
+from medidiff.physics.sigma_map import SigmaMap
 
 SHAPE = (20, 17, 14)
 SPACING = (1.0, 2.0, 3.0)
@@ -34,7 +35,8 @@ def pose(
     task: Any, values: NDArray[np.float32], dims: int = 3, *, hole: Any = None, sigma: Any = 0.0, **more: Any
 ) -> Posed:
     options = {key: more.pop(key) for key in ("factor", "spacing", "profile") if key in more}
-    level = noise.NoiseEstimate(float(np.median(sigma)), sigma if np.ndim(sigma) else None, "gaussian", 0.0, "given")
+    field = SigmaMap(sigma, tuple(np.eye(n) for n in sigma.shape)) if np.ndim(sigma) else None
+    level = noise.NoiseEstimate(float(np.median(sigma)), field, "gaussian", 0.0, "given")
     voxels = Voxels(**{"spacing": SPACING, **more})
     return posing.pose(task, values, voxels, level, hole, RestoreOptions(**options), dims)
 
@@ -104,10 +106,10 @@ def test_noise_is_that_of_the_place_in_the_scan():
     hole = hole_in(shape, (60, 64), (3, 6), (0, 4))
     for dims in (2, 3):
         posed = pose("inpaint", unit(shape), dims, hole=hole)
-        np.testing.assert_array_equal(posed.array(posed.noise(field)), field[posed.box])
+        np.testing.assert_array_equal(posed.array(posed.images(field[posed.box])), field[posed.box])
     fine = pose("superres", unit(), 2, factor=(2, 3, 1), slice_axis=2)
     field = torch.randn(fine.shape, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_array_equal(fine.array(fine.noise(field)), field)
+    np.testing.assert_array_equal(fine.array(fine.images(field)), field)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
