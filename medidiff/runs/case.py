@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from medidiff import bundles, scans
 from medidiff._version import __version__
 from medidiff.config import RunConfig
-from medidiff.errors import CannotWrite, ScanError
+from medidiff.errors import ScanError
 from medidiff.runs import holes, paths, sidecar
 from medidiff.runs.derivation import derive
 from medidiff.runs.holes import Holes
@@ -206,7 +205,7 @@ def write(result: Result, times: list[float]) -> tuple[str, ...]:
         outputs.write_json_atomic(names.sidecar, tree)
     except BaseException:
         for path in (names.restored, *more, names.sidecar):
-            remove(path)
+            outputs.remove(path)
         raise
     return notes
 
@@ -267,19 +266,4 @@ def remove_older(names: OutputNames, kept: Sequence[Path]) -> None:
     for listed in sidecar.listed(sidecar.load(names.sidecar)):
         path = names.sidecar.parent / Path(listed).parts[0]  # a file, or the folder of a series
         if path.name.startswith(beside) and not any(each == path or path in each.parents for each in kept):
-            remove(path)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder of medidiff's own, if it is there.
-
-    Raises:
-        CannotWrite: it cannot be removed.
-    """
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise CannotWrite(f"{path} cannot be replaced ({error.strerror}); check its permissions.") from error
+            outputs.remove(path)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import CannotWrite, ExitCode, MedidiffError
-from medidiff.runs import failures, paths, settings
-from medidiff.runs.case import restore_case
+from medidiff.runs import locks, settings
+from medidiff.runs.attempt import Outcome, attempt
 from medidiff.runs.plan import Plan, PlannedCase, make_plan
-from medidiff.runs.record import CaseResult, CaseStatus, RunRecord, RunStatus, refuse_foreign
+from medidiff.runs.record import RunRecord, RunStatus, refuse_foreign
 from medidiff.runs.reporter import Reporter
 from medidiff.scans import outputs
 
@@ -59,28 +58,46 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
         PipelineError: the pipeline or its weights are missing or damaged.
         CannotWrite: the output folder cannot be written.
     """
+    locks.recover(folder_of(config))
     plan = make_plan(config)
     outputs.check_writable(plan.folder)
     if plan.run_file is not None:
         refuse_foreign(plan.run_file)
         outputs.remove_leftovers(plan.folder)
+    if not locks.supported(plan.folder):
+        reporter.warning(locks.NO_LOCKS.format(folder=plan.folder))
     record = RunRecord(__version__, tuple(command), plan.run_file, settings.portable(config, plan.folder))
+    with record.open([locks.key(plan.folder, case.names) for case in plan.cases]):
+        return carry_out(config, plan, record, reporter)
+
+
+def folder_of(config: RunConfig) -> Path:
+    """The folder of the outputs."""
+    return config.output.parent if outputs.is_file_name(config.output) else config.output
+
+
+def carry_out(config: RunConfig, plan: Plan, record: RunRecord, reporter: Reporter) -> RunResult:
+    """Work on the cases of a plan, and close the record whatever happens.
+
+    Raises:
+        PipelineError: the pipeline or its weights are missing or damaged.
+        CannotWrite: the output folder takes nothing any more.
+    """
     failed: list[BaseException] = []
     try:
-        record.write()
         reporter.planned(plan)
         restorer = load(config, plan) if plan.count("todo") else None
-        for case in plan.cases:
-            result, error = attempt(case, config, plan, restorer, reporter)
-            record.add(result)
-            reporter.finished(case, result, error)
-            if error is not None:
-                failed.append(error)
-                if config.fail_fast:
-                    reporter.note("Stopped at the first failure, as --fail-fast asks.")
-                    break
-                if isinstance(error, CannotWrite):
-                    outputs.check_writable(plan.folder)  # a full disk ends the run, one bad name does not
+        for case, outcome in outcomes(config, plan, restorer, reporter):
+            record.add(locks.key(plan.folder, case.names), outcome.result)
+            reporter.finished(case, outcome.result, outcome.error)
+            if outcome.error is None:
+                continue
+            failed.append(outcome.error)
+            if config.fail_fast:
+                reporter.note("Stopped at the first failure, as --fail-fast asks.")
+                break
+            if isinstance(outcome.error, CannotWrite):
+                outputs.check_writable(plan.folder)  # a full disk ends the run, one bad name does not
     except KeyboardInterrupt:
         with suppress(CannotWrite):
             record.finish("interrupted")
@@ -96,6 +113,27 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
     return RunResult(exit_code(failed, len(record.cases)), status, record, plan)
 
 
+def outcomes(
+    config: RunConfig, plan: Plan, restorer: Restorer | None, reporter: Reporter
+) -> Iterator[tuple[PlannedCase, Outcome]]:
+    """Try the cases one after the other; those that another run has in hand come last, when it let go of them."""
+    waiting = list(plan.cases)
+    pause = 0.0
+    while waiting:
+        busy = []
+        for case in waiting:
+            outcome = attempt(case, config, plan.folder, restorer, reporter)
+            if outcome is None:
+                busy.append(case)
+            else:
+                yield case, outcome
+        if busy:
+            reporter.status(f"waiting for {len(busy)} of the scans, which another run has in hand")
+            pause = min(pause + 0.1, 2.0)
+            time.sleep(pause)
+        waiting = busy
+
+
 def add_report(config: RunConfig, plan: Plan, record: RunRecord) -> None:
     """Write the report of a run that ended, and name it in the record.
 
@@ -106,9 +144,8 @@ def add_report(config: RunConfig, plan: Plan, record: RunRecord) -> None:
 
     single = outputs.nifti_stem(config.output.name) if plan.run_file is None else None
     file = plan.folder / (report.NAME if single is None else f"{single}_{report.NAME}")
-    report.draw(record.as_json(), plan.folder, file)
-    record.cases = [case if case.status == "failed" else replace(case, report=file.name) for case in record.cases]
-    record.write()
+    report.draw(record.joined(), plan.folder, file)
+    record.name_report(file.name)
 
 
 def load(config: RunConfig, plan: Plan) -> Restorer:
@@ -117,46 +154,6 @@ def load(config: RunConfig, plan: Plan) -> Restorer:
 
     name = plan.pipelines[0].path if len(plan.pipelines) == 1 else pipelines.DEFAULT
     return pipelines.load(name, config.task, compute=config.compute)
-
-
-def attempt(
-    case: PlannedCase, config: RunConfig, plan: Plan, restorer: Restorer | None, reporter: Reporter
-) -> tuple[CaseResult, BaseException | None]:
-    """Work on one case and tell how it went; only an interruption leaves this function as an exception."""
-    start = time.perf_counter()
-
-    def result(status: CaseStatus, reason: str = "") -> CaseResult:
-        there = status != "failed"
-        names, folder = case.names, plan.folder
-
-        def written(path: Path) -> str | None:
-            return paths.relative(path, folder) if there and paths.exists(path) else None
-
-        return CaseResult(
-            input=paths.relative(case.ref.path, folder),
-            kind=case.ref.kind,
-            status=status,
-            reason=reason,
-            seconds=time.perf_counter() - start,
-            restored=paths.relative(names.restored, folder) if there else None,
-            uncertainty=written(names.uncertainty),
-            supplied=written(names.supplied),
-            sample=written(names.sample),
-            sidecar=paths.relative(names.sidecar, folder) if there else None,
-        )
-
-    if case.state == "done":
-        return result("skipped", case.reason), None
-    if case.state == "refused" or restorer is None:
-        return result("failed", case.reason), CannotWrite(case.reason)
-    reporter.started(case)
-    try:
-        restore_case(case, config, restorer, reporter)
-    except Exception as error:
-        return result("failed", failures.sentence(error, case.ref)), failures.classified(error)
-    finally:
-        gc.collect()
-    return result("done"), None
 
 
 def exit_code(failed: Sequence[BaseException], tried: int) -> ExitCode:

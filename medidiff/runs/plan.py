@@ -32,16 +32,16 @@ class PlannedCase:
     Attributes:
         ref: the case.
         names: what its outputs are called.
+        before: a stamp of the sidecar as the plan found it, see `sidecar.stamp`.
         state: ``todo``, ``done`` (its result still stands) or ``refused`` (a file of somebody else is in the way).
         reason: why it is skipped or refused, or why a result that exists is made again; empty for a new case.
-        before: a stamp of the sidecar as the plan found it, see `sidecar.stamp`.
     """
 
     ref: ScanRef
     names: OutputNames
+    before: str = ""
     state: State = "todo"
     reason: str = ""
-    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def make_plan(config: RunConfig) -> Plan:
     originals = [file for ref in found for file in ref.files]
     paths.refuse_overwriting([*originals, config.mask] if config.mask is not None else originals, targets)
     able = pipelines.candidates(config.pipeline, task=config.task)
-    stamped = [PlannedCase(ref, each, before=sidecar.stamp(each.sidecar)) for ref, each in zip(found, names, strict=True)]
+    stamps = [sidecar.stamp(each.sidecar) for each in names]  # before the judgement, so that no change is missed
+    stamped = [PlannedCase(*each) for each in zip(found, names, stamps, strict=True)]
     cases = tuple(judge(case, config, able, single) for case in stamped)
     return Plan(cases, skipped, folder, able, None if single else folder / "run.json")
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from medidiff.errors import CannotWrite
+from medidiff.runs.together import Journal
 from medidiff.scans import outputs
 from medidiff.scans.volume import Kind
 
 CaseStatus = Literal["done", "skipped", "failed"]
 RunStatus = Literal["running", "done", "failed", "interrupted"]
+PAUSE = 1.0  # seconds between two writings while cases are only skipped; a folder may hold thousands
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ class RunRecord:
         command: the command as the user gave it.
         file: where the record is kept, or ``None`` when the output is one named file and no record is written.
         config: the run's settings, paths relative to its folder: ``--config run.json`` repeats the run.
+        keys: what tells each of the cases apart, see `locks.key`.
+        journal: what other runs read that work in the folder at the same time; ``None`` before `open`.
+        written: the clock at the last writing, seconds.
     """
 
     version: str
@@ -84,17 +92,63 @@ class RunRecord:
     finished: str | None = None
     status: RunStatus = "running"
     cases: list[CaseResult] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    journal: Journal | None = None
+    written: float = 0.0
 
-    def add(self, case: CaseResult) -> None:
-        """Note a case and write the record."""
+    @contextmanager
+    def open(self, planned: Sequence[str]) -> Iterator[None]:
+        """Keep the record, together with other runs that work in the same folder.
+
+        Args:
+            planned: the keys of the cases that the run sets out to do.
+
+        Raises:
+            CannotWrite: the folder does not take the file.
+        """
+        if self.file is None:
+            yield
+            return
+        self.journal = Journal(self.file.parent)
+        try:
+            self.journal.begin(self.head(), planned)
+            self.write()
+            yield
+        finally:
+            self.journal.end()
+
+    def add(self, key: str, case: CaseResult) -> None:
+        """Note a case and write the record.
+
+        Args:
+            key: what tells the case apart in its folder.
+            case: what became of it.
+        """
         self.cases.append(case)
-        self.write()
+        self.keys.append(key)
+        self.tell(key, case)
+        if case.status != "skipped" or time.monotonic() - self.written > PAUSE:
+            self.write()
 
     def finish(self, status: RunStatus) -> None:
         """Close the record with the run's end state and write it."""
         self.finished = now()
         self.status = status
+        if self.journal is not None:
+            self.journal.append({"end": {"status": self.status, "finished": self.finished}})
         self.write()
+
+    def name_report(self, name: str) -> None:
+        """Note where the report lies that shows the cases which did not fail, and write the record."""
+        self.cases = [case if case.status == "failed" else replace(case, report=name) for case in self.cases]
+        for key, case in zip(self.keys, self.cases, strict=True):
+            self.tell(key, case)
+        self.write()
+
+    def tell(self, key: str, case: CaseResult) -> None:
+        """Let the other runs know of a case."""
+        if self.journal is not None:
+            self.journal.append({"key": key, "case": case.as_json()})
 
     def write(self) -> None:
         """Write the record; the file on disk is whole at every moment.
@@ -102,11 +156,21 @@ class RunRecord:
         Raises:
             CannotWrite: the folder does not take the file.
         """
-        if self.file is not None:
-            outputs.write_json_atomic(self.file, self.as_json())
+        self.written = time.monotonic()
+        if self.journal is not None and self.file is not None:
+            with self.journal.writing():
+                outputs.write_json_atomic(self.file, self.journal.joined(self.as_json(), self.keys))
+
+    def joined(self) -> dict[str, Any]:
+        """The record as ``run.json`` holds it: with what other runs did that worked in the folder at the same time."""
+        return self.as_json() if self.journal is None else self.journal.joined(self.as_json(), self.keys)
 
     def as_json(self) -> dict[str, Any]:
-        """The record as it stands in ``run.json``."""
+        """The record of this run alone, as it stands in ``run.json``."""
+        return {**self.head(), "cases": [case.as_json() for case in self.cases]}
+
+    def head(self) -> dict[str, Any]:
+        """The record without its cases."""
         return {
             "medidiff": self.version,
             "command": list(self.command),
@@ -114,7 +178,6 @@ class RunRecord:
             "started": self.started,
             "finished": self.finished,
             "status": self.status,
-            "cases": [case.as_json() for case in self.cases],
         }
 
 

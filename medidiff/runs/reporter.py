@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 class Reporter(Protocol):  # the bare returns are bodies: without one a method counts as abstract
     """Receives the events of a run, in this order: planned, then started, progress and finished for each case."""
 
+    def status(self, text: str) -> None:
+        """What the run is at that is not yet the work on a case, or waits; comes often, also before `planned`."""
+        return
+
     def planned(self, plan: Plan) -> None:
         """The cases are known; no work has been done yet."""
         return

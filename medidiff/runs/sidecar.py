@@ -156,6 +156,15 @@ def load(file: Path) -> dict[str, Any] | None:
     return tree if isinstance(tree, dict) else None
 
 
+def stamp(file: Path) -> str:
+    """What tells whether a sidecar was written since; empty when there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return ""
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
+
+
 def is_ours(tree: dict[str, Any]) -> bool:
     """Whether parsed JSON is a sidecar of medidiff."""
     return "medidiff" in tree and isinstance(tree.get("input"), dict) and isinstance(tree.get("outputs"), list)
@@ -206,6 +215,11 @@ def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
     before = tree.get("config", {})
     if before.get("restore") != asked.options.model_dump(mode="json") or before.get("uncertainty") != asked.maps:
         return "the options changed"
+    return damaged(tree, folder)
+
+
+def damaged(tree: dict[str, Any], folder: Path) -> str:
+    """Why the files that a sidecar in ``folder`` lists are not what it says, or an empty string when they are."""
     if not tree["outputs"]:
         return "the output is missing"
     return next((reason for entry in tree["outputs"] if (reason := _differs(entry, folder))), "")

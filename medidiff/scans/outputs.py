@@ -221,6 +221,27 @@ def remove_leftovers(folder: Path) -> tuple[Path, ...]:
     return tuple(removed)
 
 
+def remove_temporaries(path: Path) -> None:
+    """Remove every temporary file or folder of one output, whoever began it; only for who holds its lock."""
+    for left in path.parent.glob(f"{TEMPORARY}*-{safe_name(path.name)}"):
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder of medidiff's own, if it is there.
+
+    Raises:
+        CannotWrite: it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be replaced ({error.strerror}); check its permissions.") from error
+
+
 def _temporary(path: Path) -> Path:
     token = uuid.uuid4().hex[:8]
     return path.with_name(f"{TEMPORARY}{_host()}-{os.getpid()}-{token}-{safe_name(path.name)}")
