@@ -5,6 +5,7 @@ A misspelt or unknown key is an error. Import costs no torch.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,8 @@ def each_axis(value: Any) -> Any:
 
 
 Task = Literal["denoise", "superres", "inpaint"]
+Kind = Literal["nifti", "dicom"]
+LOCAL, SLURM = "local", "slurm"
 Factor = Annotated[float, Field(ge=1, le=16)]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -69,15 +72,24 @@ class RestoreOptions(Frozen):
 class ComputeOptions(Frozen):
     """Where and how the network is evaluated; none of these changes the result beyond rounding."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     tile: Annotated[int, Field(ge=32, multiple_of=8)] | None = None
     batch: Annotated[int, Field(ge=1)] = 1
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device, or each of several (``cuda:0,cuda:1``), which are for as many workers."""
+        return tuple(self.device.split(","))
+
 
 class RunConfig(Frozen):
-    """A run over files and folders: what, where to, how."""
+    """A run over files and folders: what, where to, how.
+
+    ``cluster`` spreads the scans over Dask workers: ``local`` (on this machine), ``slurm``, or the address of a running
+    scheduler; ``jobs`` is the number of workers, and alone means local ones. One process does all when both are absent.
+    """
 
     task: Task = "denoise"
     inputs: tuple[Path, ...]
@@ -93,6 +105,10 @@ class RunConfig(Frozen):
     existing: Literal["resume", "overwrite"] = "resume"
     fail_fast: bool = False
     report: bool = False
+    format: Literal["same", "nifti", "dicom", "both"] = "same"
+    bids: bool = False
+    jobs: Annotated[int, Field(ge=1)] | None = None
+    cluster: str | None = None
 
     @model_validator(mode="after")
     def _fit_together(self) -> RunConfig:
@@ -100,7 +116,34 @@ class RunConfig(Frozen):
             raise ValueError(why)
         if self.mask is not None and self.task == "denoise":
             raise ValueError("denoise takes no mask; inpaint and superres do.")
+        if self.bids and self.format in ("dicom", "both"):
+            raise ValueError("A BIDS dataset holds NIfTI files; leave out --format with --bids.")
+        if why := self._misplaced():
+            raise ValueError(why)
         return self
+
+    def _misplaced(self) -> str:
+        """Why the scans cannot be spread over workers so; empty when they can."""
+        if self.cluster is None or self.cluster == LOCAL:
+            return ""
+        if len(self.compute.devices) > 1:
+            return f"several devices belong to workers on this machine; --cluster {self.cluster} takes one device."
+        if self.cluster == SLURM:
+            return "" if self.jobs else "--cluster slurm needs --jobs, the number of workers."
+        if not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", self.cluster):
+            return f"{self.cluster!r} is no cluster; use local, slurm, or an address such as tcp://10.0.0.1:8786."
+        return "--jobs belongs to local and slurm; a running scheduler has its workers." if self.jobs else ""
+
+    @property
+    def spread(self) -> bool:
+        """Whether workers share the scans: a cluster, several jobs or several devices are asked for."""
+        return self.cluster is not None or (self.jobs or 1) > 1 or len(self.compute.devices) > 1
+
+    def kinds(self, kind: Kind) -> tuple[Kind, ...]:
+        """The formats in which a case of a kind is written; the first one names the result."""
+        if kind == "nifti" or self.format == "nifti":
+            return ("nifti",)
+        return ("dicom", "nifti") if self.format == "both" else ("dicom",)
 
     @property
     def maps(self) -> bool:

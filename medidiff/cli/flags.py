@@ -75,7 +75,13 @@ _HOW: tuple[Decorator, ...] = (
     click.option(
         "--force", is_flag=True, help="Restore scans that lie far outside of what the pipeline was trained for."
     ),
-    click.option("--device", type=DeviceParam(), default="auto", show_default=True, help="Where to compute."),
+    click.option(
+        "--device",
+        type=DeviceParam(several=True),
+        default="auto",
+        show_default=True,
+        help="Where to compute; several GPUs share the scans of a folder.",
+    ),
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
@@ -83,7 +89,21 @@ _HOW: tuple[Decorator, ...] = (
         show_default=True,
         help="Number format of the network.",
     ),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; all cores by default."),
+    click.option(
+        "--threads", type=click.IntRange(1), metavar="N", help="CPU threads, of each worker; all cores by default."
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Restore N scans at a time, each in a worker process of its own; needs the extra `cluster`.",
+    ),
+    click.option(
+        "--cluster",
+        metavar="ADDRESS|slurm|local",
+        help="Spread the scans over Dask workers: of a running scheduler, SLURM jobs (--jobs of them), or on this "
+        "machine, one a GPU or as many as cores and memory allow; needs the extra `cluster`.",
+    ),
     click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match; may be repeated."),
     click.option(
         "--exclude",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import rich_click as click
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICES = re.compile(r"cuda:\d+(,cuda:\d+)+")
 
 
 class NoiseParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -74,18 +75,26 @@ class AxesParam(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
 
 class DeviceParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A device to compute on."""
+    """A device to compute on.
+
+    Args:
+        several: whether several GPUs may be named, for as many workers.
+    """
 
     name = "device"
 
+    def __init__(self, *, several: bool = False) -> None:
+        self.several = several
+
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """What the help page shows."""
-        return "auto|cpu|cuda[:N]|mps"
+        return "auto|cpu|cuda[:N][,cuda:M]|mps" if self.several else "auto|cpu|cuda[:N]|mps"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the spelling; whether the machine has the device is found out later."""
-        if not DEVICE.fullmatch(str(value)):
-            self.fail(f"{value!r} is not a device; use auto, cpu, cuda, cuda:N or mps.", param, ctx)
+        if not DEVICE.fullmatch(str(value)) and not (self.several and DEVICES.fullmatch(str(value))):
+            more = " or, for several GPUs, cuda:N,cuda:M" if self.several else ""
+            self.fail(f"{value!r} is not a device; use auto, cpu, cuda, cuda:N or mps{more}.", param, ctx)
         return str(value)
 
 

@@ -37,6 +37,8 @@ def resolve(options: ComputeOptions) -> Device:
         UsageError: if the device does not exist on this machine.
     """
     name = options.device
+    if len(options.devices) > 1:
+        raise UsageError(f"--device {name} names several devices; one pipeline runs on one of them.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
