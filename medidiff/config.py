@@ -140,15 +140,25 @@ class RunConfig(Frozen):
         return self.cluster is not None or (self.jobs or 1) > 1 or len(self.compute.devices) > 1
 
     def kinds(self, kind: Kind) -> tuple[Kind, ...]:
-        """The formats in which a case of a kind is written; the first one names the result."""
-        if kind == "nifti" or self.format == "nifti":
-            return ("nifti",)
-        return ("dicom", "nifti") if self.format == "both" else ("dicom",)
+        """The formats in which a case of a kind is written, see `kinds`."""
+        return kinds(self.format, kind)
 
     @property
     def maps(self) -> bool:
         """Whether maps are written beside the result: as asked, else when there are samples."""
         return self.restore.samples > 0 if self.uncertainty is None else self.uncertainty
+
+
+def kinds(asked: str, kind: Kind) -> tuple[Kind, ...]:
+    """The formats in which a case is written; the first one names the result.
+
+    Args:
+        asked: ``same``, ``nifti``, ``dicom`` or ``both``.
+        kind: the format of the case.
+    """
+    if kind == "nifti" or asked == "nifti":
+        return ("nifti",)
+    return ("dicom", "nifti") if asked == "both" else ("dicom",)
 
 
 def describe(error: ValidationError) -> str:

@@ -19,7 +19,7 @@ _WHERE: tuple[Decorator, ...] = (
         "output",
         metavar="OUT",
         type=PathParam(),
-        help="Output folder; with one NIfTI input it may be a file name (.nii, .nii.gz).",
+        help="Output folder; with one input that becomes NIfTI it may be a file name (.nii, .nii.gz).",
     ),
     click.option(
         "-p",
@@ -114,6 +114,20 @@ _HOW: tuple[Decorator, ...] = (
         "the list that a report saves.",
     ),
     click.option("--no-recursive", is_flag=True, help="Do not look into subfolders."),
+    click.option(
+        "--format",
+        type=click.Choice(["same", "nifti", "dicom", "both"]),
+        default="same",
+        show_default=True,
+        help="What DICOM series become: DICOM, NIfTI as dcm2niix would make it of the series, or both. NIfTI files "
+        "stay NIfTI.",
+    ),
+    click.option(
+        "--bids",
+        is_flag=True,
+        help="Make OUT a BIDS derivatives dataset, sub-01/anat/sub-01_desc-denoised_T1w.nii.gz; INPUT is a BIDS "
+        "dataset or lies in one.",
+    ),
     click.option(
         "--resume/--overwrite",
         "resume",

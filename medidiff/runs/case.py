@@ -18,7 +18,7 @@ from medidiff import bundles, scans
 from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import ScanError
-from medidiff.runs import holes, paths, sidecar
+from medidiff.runs import bids, formats, holes, paths, sidecar
 from medidiff.runs.derivation import derive
 from medidiff.runs.holes import Holes
 from medidiff.runs.outcome import Restored, keep, untouched
@@ -29,7 +29,7 @@ from medidiff.scans import discover, outputs
 if TYPE_CHECKING:
     from medidiff.pipelines import Pipeline, Restorer
     from medidiff.scans.outputs import OutputNames
-    from medidiff.scans.volume import Derivation, Scan
+    from medidiff.scans.volume import Derivation, Kind, Scan
 
 Progress = Callable[[float], None]
 
@@ -59,9 +59,10 @@ def restore_case(
     times = [time.perf_counter()]
     if case.ref.path.is_symlink() and not paths.exists(case.ref.path):
         raise ScanError(f"{case.ref.path} is a broken link; fetch the file that it points to.")
-    content = discover.content_hash(case.ref)
+    content = discover.content_hash(case.ref, lambda count: reporter.status(reading(case, count)))
     scan = scans.read(case.ref, fill_gaps=config.task == "inpaint")
     refuse_irregular(scan, config)
+    formats.refuse_unfit(scan, config)
     wanted = holes.find(scan, config)
     times.append(time.perf_counter())
     pipeline = restorer.choose(max(scan.volumes, key=lambda volume: volume.array.size))
@@ -74,6 +75,11 @@ def restore_case(
         reporter.warning(text)
     for text in unique((*wanted.notes, *(text for each in restored for text in each.verdicts))):
         reporter.warning(f"{case.ref.path}: {text}")
+
+
+def reading(case: PlannedCase, count: int) -> str:
+    """What a slow disk makes one wait for."""
+    return f"reading {case.ref.path.name}, {count / 1e6:.0f} MB so far"
 
 
 def new_labels() -> dict[str, str]:
@@ -160,6 +166,17 @@ class Result:
         return self.holes.arrays if self.affines is None else None
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The formats of the result."""
+        return self.config.kinds(self.scan.ref.kind)
+
+    @property
+    def in_other_words(self) -> dict[str, Any]:
+        """What the sidecar says more where the format changed or the result lies in a BIDS dataset."""
+        more = formats.describe(self.scan, self.config)
+        return more | bids.facts(self.case.ref, self.config, self.holes.files) if self.config.bids else more
+
+    @property
     def who(self) -> dict[str, str]:
         """The pipeline as the sidecar names it."""
         pipeline = self.pipeline
@@ -194,43 +211,68 @@ def write(result: Result, times: list[float]) -> tuple[str, ...]:
     names, derivation = result.case.names, result.derivation()
     # From here on an older sidecar no longer fits the image, so whatever happens the result does not count as done.
     means = [each.mean for each in result.volumes]
-    written = scans.write(result.scan, means, names.restored, derivation, result.affines, result.fillable)
+    written = write_image(result, means, names.restored, derivation)
     more: list[Path] = []
     try:
+        if names.as_nifti is not None:
+            more += write_image(result, means, names.as_nifti, derivation, "nifti")
         write_sample(result, more)
         notes = write_maps(result, more)
+        write_companions(result, more)
         times.append(time.perf_counter())
         tree = describe(result, (*written, *more), notes, times)
+        refuse_changed(result, tree)
         remove_older(names, (*written, *more))
         outputs.write_json_atomic(names.sidecar, tree)
     except BaseException:
-        for path in (names.restored, *more, names.sidecar):
+        for path in (names.restored, *written, *more, names.sidecar):
             outputs.remove(path)
         raise
     return notes
 
 
+def write_image(
+    result: Result, arrays: Sequence[NDArray[np.float32]], path: Path, label: Derivation, kind: Kind | None = None
+) -> tuple[Path, ...]:
+    """Write the volumes of an image, in the first of the result's formats if no other is named."""
+    kind = kind or result.kinds[0]
+    return scans.write(result.scan, arrays, path, label, result.affines, result.fillable, kind)
+
+
 def write_sample(result: Result, written: list[Path]) -> None:
     """Write the generated sample, if there is one, and add its files to ``written``."""
-    samples = [each.sample for each in result.volumes if each.sample is not None]
+    names, samples = result.case.names, [each.sample for each in result.volumes if each.sample is not None]
     if samples:
-        path, label = result.case.names.sample, result.derivation(sample=True)
-        written += scans.write(result.scan, samples, path, label, result.affines, result.fillable)
+        label = result.derivation(sample=True)
+        written += write_image(result, samples, names.sample, label)
+        if names.sample_as_nifti is not None:
+            written += write_image(result, samples, names.sample_as_nifti, label, "nifti")
 
 
 def write_maps(result: Result, written: list[Path]) -> tuple[str, ...]:
     """Write the maps that were asked for, add their files to ``written``, and give a note when there could be none."""
-    names, label = result.case.names, result.derivation()
+    names, label, kinds = result.case.names, result.derivation(), result.kinds
     stds = [each.std for each in result.volumes if each.std is not None]
     shares = [each.supplied for each in result.volumes if each.supplied is not None]
     try:
         if stds:
-            written += scans.write_map(result.scan, stds, names.uncertainty, label, result.affines, "uncertainty")
+            path = names.uncertainty
+            written += scans.write_map(result.scan, stds, path, label, result.affines, "uncertainty", kinds)
         if shares:
-            written += scans.write_map(result.scan, shares, names.supplied, label, result.affines, "supplied")
+            path = names.supplied
+            written += scans.write_map(result.scan, shares, path, label, result.affines, "supplied", kinds)
     except ScanError as error:
         return (f"Not all maps were written: {error}",)
     return ()
+
+
+def write_companions(result: Result, written: list[Path]) -> None:
+    """Write what a BIDS dataset wants beside the images, and add it to ``written``."""
+    if result.config.bids:
+        names = result.case.names
+        maps = {"Uncertainty": names.uncertainty, "Supplied": names.supplied, "Sample": names.sample}
+        images = {"": names.restored} | {word: path for word, path in maps.items() if path in written}
+        written += bids.companions(result.case.ref, result.config, images, result.holes.files)
 
 
 def describe(result: Result, written: Sequence[Path], notes: Sequence[str], times: Sequence[float]) -> dict[str, Any]:
@@ -251,8 +293,20 @@ def describe(result: Result, written: Sequence[Path], notes: Sequence[str], time
         restored=names.restored,
         notes=(*scan.notes, *notes, *result.warnings),
         labels=result.labels,
+        more=result.in_other_words,
         timings={step: end - begin for step, begin, end in steps},
     )
+
+
+def refuse_changed(result: Result, tree: dict[str, Any]) -> None:
+    """Stop when the input is no longer what was read, so that the sidecar would tell of other bytes.
+
+    Raises:
+        ScanError: it was changed meanwhile.
+    """
+    ref = result.scan.ref
+    if discover.combined(ref.kind, (entry["sha256"] for entry in tree["input"]["files"])) != result.content_sha256:
+        raise ScanError(f"{ref.path} was changed while it was processed; run again when it is complete.")
 
 
 def unique(texts: Iterable[str]) -> tuple[str, ...]:
@@ -261,8 +315,9 @@ def unique(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def remove_older(names: OutputNames, kept: Sequence[Path]) -> None:
-    """Remove the maps and samples that the sidecar of an older result lists and that were not made again."""
-    beside = tuple(path.name.removesuffix(".nii.gz") for path in (names.uncertainty, names.supplied, names.sample))
+    """Remove what the sidecar of an older result lists and was not made again: maps, samples, another format."""
+    maps = (names.uncertainty, names.supplied, names.sample)
+    beside = (names.sidecar.stem, *(path.name.removesuffix(".nii.gz") for path in maps))
     for listed in sidecar.listed(sidecar.load(names.sidecar)):
         path = names.sidecar.parent / Path(listed).parts[0]  # a file, or the folder of a series
         if path.name.startswith(beside) and not any(each == path or path in each.parents for each in kept):

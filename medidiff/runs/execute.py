@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import CannotWrite, ExitCode, MedidiffError
-from medidiff.runs import locks, settings
+from medidiff.runs import bids, locks, settings
 from medidiff.runs.attempt import Outcome, attempt
 from medidiff.runs.plan import Plan, PlannedCase, make_plan
 from medidiff.runs.record import RunRecord, RunStatus, refuse_foreign
@@ -64,6 +64,8 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
     if plan.run_file is not None:
         refuse_foreign(plan.run_file)
         outputs.remove_leftovers(plan.folder)
+    if config.bids:
+        bids.begin(config, [(case.ref, case.names) for case in plan.cases])
     if not locks.supported(plan.folder):
         reporter.warning(locks.NO_LOCKS.format(folder=plan.folder))
     record = RunRecord(__version__, tuple(command), plan.run_file, settings.portable(config, plan.folder))

@@ -15,7 +15,7 @@ from medidiff import pipelines, scans
 from medidiff.config import RunConfig
 from medidiff.errors import NoScanFound, ScanError, UsageError
 from medidiff.pipelines import PipelineInfo
-from medidiff.runs import holes, paths, sidecar
+from medidiff.runs import bids, formats, holes, paths, sidecar
 from medidiff.runs.record import is_run_record
 from medidiff.scans import discover, outputs
 from medidiff.scans.outputs import OutputNames
@@ -80,14 +80,18 @@ def make_plan(config: RunConfig) -> Plan:
     if not single:
         paths.refuse_input_as_output(config.inputs, folder)
     holes.refuse_absent_mask(config)
-    found, skipped = find(config, None if single else folder)
+    found, skipped = find(config, None if single else folder, watch)
+    if config.bids:
+        found, left = bids.select(found, config)
+        skipped = (*skipped, *left)
     if not found:
         raise NoScanFound(nothing_found(config.inputs, skipped), [(each.path, each.reason) for each in skipped])
     if single and len(found) > 1:
         raise UsageError(f"{config.output} is a file name but there are {len(found)} scans; give a folder as output.")
     holes.refuse_missing_mask(config, found)
-    names = [outputs.output_names(ref, config.output, config.task) for ref in found]
-    targets = [path for each in names for path in astuple(each)]
+    formats.refuse(config, found)
+    names = [formats.names(ref, config) for ref in found]
+    targets = [path for each in names for path in each.all]
     originals = [file for ref in found for file in ref.files]
     paths.refuse_overwriting([*originals, config.mask] if config.mask is not None else originals, targets)
     able = pipelines.candidates(config.pipeline, task=config.task)
@@ -158,12 +162,15 @@ def judge(case: PlannedCase, config: RunConfig, able: Sequence[PipelineInfo], si
     except (OSError, ScanError, UsageError):  # the case will fail by itself, with a reason
         return case
     weights = frozenset(info.weights_sha256 for info in able)
-    asked = sidecar.Asked(config.task, content, mask, config.restore, config.maps, weights)
+    kinds = config.kinds(case.ref.kind)
+    asked = sidecar.Asked(config.task, content, mask, config.restore, config.maps, weights, kinds)
     reason = sidecar.stale(there, names.sidecar.parent, asked)
     if not reason:
         return replace(case, state="done", reason=f"{names.restored} is done already; --overwrite makes it again.")
     if there["input"].get("content_sha256") != content and is_elsewhere(there["input"], case):
         before = there["input"].get("path")
+    if why := formats.refusal(case.ref, config):
+        return replace(case, state="refused", reason=why)
         reason = f"{names.sidecar} belongs to another scan, {before}; choose another output or use --overwrite."
         return replace(case, state="refused", reason=reason)
     return replace(case, reason=reason)

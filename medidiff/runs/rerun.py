@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,10 @@ from pydantic import ValidationError
 
 from medidiff.config import RunConfig, describe
 from medidiff.errors import UsageError
-from medidiff.runs import settings, sidecar
+from medidiff.runs import formats, settings, sidecar
 from medidiff.runs.case import restore_case
 from medidiff.runs.plan import PlannedCase
 from medidiff.runs.reporter import Silent
-from medidiff.scans import outputs
-from medidiff.scans.outputs import OutputNames
 from medidiff.scans.volume import ScanRef
 
 if TYPE_CHECKING:
@@ -49,7 +46,8 @@ def rerun(
     from medidiff import pipelines
 
     config = settings_of(tree, ref, mask, bundle, folder, device)
-    names = names_of(config, base, ref, folder, Path(str(tree[settings.CONFIG]["output"])).name)
+    output = Path(str(tree[settings.CONFIG]["output"])).name
+    names = formats.names_again(ref, config, base, output, folder)
     restorer = pipelines.load(bundle.path, config.task, compute=config.compute)
     labels = {key: str(tree["dicom"][key]) for key in ("uid_entropy", "datetime")} if "dicom" in tree else None
     restore_case(PlannedCase(ref, names), config, restorer, Silent(), labels)
@@ -79,11 +77,3 @@ def precisions(tree: dict[str, Any]) -> set[str]:
     """The number formats that the volumes of a result were computed in, as far as they were computed."""
     records = [volume.get("record") or {} for volume in tree.get("volumes") or ()]
     return {str(record["precision"]) for record in records if record.get("precision")}
-
-
-def names_of(config: RunConfig, base: str, ref: ScanRef, folder: Path, output: str) -> OutputNames:
-    """The names of the first result, in another folder."""
-    if ref.kind == "nifti":
-        return outputs.output_names(ref, folder / output, config.task)
-    stem = base.removesuffix(f"_{outputs.TASK_SUFFIX[config.task]}")
-    return outputs.output_names(replace(ref, stem=stem, relative=Path(stem)), folder, config.task)

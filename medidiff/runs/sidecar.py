@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from medidiff._version import __version__
-from medidiff.config import RestoreOptions, RunConfig
+from medidiff.config import Kind, RestoreOptions, RunConfig, kinds
 from medidiff.runs import environment, seal, settings
 from medidiff.runs.outcome import Restored
 from medidiff.runs.paths import discreet, location, relative
@@ -40,6 +40,7 @@ def build(
     restored: Path,
     notes: Sequence[str],
     labels: dict[str, str],
+    more: dict[str, Any],
     timings: dict[str, float],
 ) -> dict[str, Any]:
     """Everything that is known about a result.
@@ -56,6 +57,7 @@ def build(
         restored: the restored file, or the folder of a series.
         notes: one sentence each on what the user should know.
         labels: what the UIDs and dates of a DICOM result were made from.
+        more: further sections.
         timings: seconds spent on each step.
 
     Returns:
@@ -82,6 +84,7 @@ def build(
     }
     if scan.ref.kind == "dicom":
         tree["dicom"] = {**labels, "series_number": scan.ref.output_series_number}
+    tree |= more
     return seal.sealed(dict(plain(tree)))
 
 
@@ -142,7 +145,7 @@ def effective(config: RunConfig, ref: ScanRef, restored: Path, folder: Path) -> 
 
     The output is the restored file, or the folder that holds the folder of a series.
     """
-    output = restored if ref.kind == "nifti" else restored.parent
+    output = restored.parent if "dicom" in config.kinds(ref.kind) else restored
     alone = config.model_copy(update={"inputs": (ref.path,), "output": output})
     return settings.portable(alone, folder, discreet) | {"uncertainty": config.maps}
 
@@ -186,6 +189,7 @@ class Asked:
         options: the options of the restoration.
         maps: whether maps are written beside the result.
         weights: the hashes of the weights of every pipeline that may restore it.
+        kinds: the formats in which it is written.
     """
 
     task: str
@@ -194,6 +198,7 @@ class Asked:
     options: RestoreOptions
     maps: bool
     weights: frozenset[str]
+    kinds: tuple[Kind, ...]
 
 
 def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
@@ -215,6 +220,8 @@ def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
     before = tree.get("config", {})
     if before.get("restore") != asked.options.model_dump(mode="json") or before.get("uncertainty") != asked.maps:
         return "the options changed"
+    if kinds(str(before.get("format", "same")), tree["input"].get("kind", "nifti")) != asked.kinds:
+        return "the format changed"
     return damaged(tree, folder)
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import NoScanFound, UsageError
-from medidiff.scans.volume import Derivation, Mask, Scan, ScanRef, Skipped, Volume
+from medidiff.scans.volume import Derivation, Kind, Mask, Scan, ScanRef, Skipped, Volume
+
+if TYPE_CHECKING:
+    from medidiff.scans.convert import Part
 
 __all__ = [
     "Derivation",
@@ -23,7 +27,10 @@ __all__ = [
     "ScanRef",
     "Skipped",
     "Volume",
+    "as_nifti",
+    "layout",
     "mask_hash",
+    "no_nifti",
     "open_scan",
     "read",
     "read_mask",
@@ -60,8 +67,9 @@ def write(
     derivation: Derivation,
     affines: Sequence[NDArray[np.float64]] | None = None,
     holes: Sequence[NDArray[np.bool_]] | None = None,
+    kind: Kind | None = None,
 ) -> tuple[Path, ...]:
-    """Write restored arrays in the format of the input, in the place of the measured ones.
+    """Write restored arrays in the place of the measured ones, in the format of the input if no other is asked for.
 
     A voxel that equals the value read keeps its stored value bit for bit. Slices that `read` filled in become images.
 
@@ -75,6 +83,7 @@ def write(
         holes: boolean, one array a volume of its shape: voxels of a NIfTI file to write although they hold no finite
             value. Everywhere else such voxels stay as they are, and so does DICOM padding, which lies outside the field
             of view.
+        kind: ``nifti`` for a DICOM series as NIfTI; ``target`` is then the first file, see `convert.write`.
 
     Returns:
         The files written.
@@ -87,6 +96,10 @@ def write(
         from medidiff.scans import nifti
 
         return nifti.write(scan, arrays, target, derivation, affines, holes)
+    if kind == "nifti":
+        from medidiff.scans import convert
+
+        return convert.write(scan, arrays, target, derivation, affines)
     from medidiff.scans import dicom_write
 
     return dicom_write.write(scan, arrays, target, derivation, affines)
@@ -99,6 +112,7 @@ def write_map(
     derivation: Derivation,
     affines: Sequence[NDArray[np.float64]] | None = None,
     quantity: str = "uncertainty",
+    kinds: Sequence[Kind] = (),
 ) -> tuple[Path, ...]:
     """Write one float32 map a volume as NIfTI, and for a DICOM series as DICOM Parametric Maps too.
 
@@ -110,6 +124,8 @@ def write_map(
         derivation: how the maps came about.
         affines: 4 x 4, RAS+, one a volume: the grids of maps that are finer than the scan.
         quantity: ``uncertainty`` (standard deviation in the units of the scan) or ``supplied`` (a share from 0 to 1).
+        kinds: the formats in which the image is written; that of the scan when empty. With ``nifti`` the maps of a
+            DICOM series lie on the grid of that file, and without ``dicom`` there are no Parametric Maps.
 
     Returns:
         The files written, NIfTI first. A series without a frame of reference gets no Parametric Map.
@@ -120,12 +136,39 @@ def write_map(
     """
     from medidiff.scans import nifti
 
-    files = nifti.write_map(scan, arrays, target, derivation, affines)
-    if scan.ref.kind == "nifti":
+    kinds = kinds or (scan.ref.kind,)
+    if scan.ref.kind == "dicom" and "nifti" in kinds:
+        from medidiff.scans import convert
+
+        files = convert.write_map(scan, arrays, target, derivation, affines)
+    else:
+        files = nifti.write_map(scan, arrays, target, derivation, affines)
+    if "dicom" not in kinds:
         return files
     from medidiff.scans import dicom_maps
 
     return (*files, *dicom_maps.write(scan, arrays, target, derivation, affines, quantity))
+
+
+def no_nifti(scan: Scan) -> str:
+    """Why a DICOM series cannot be NIfTI files, as a clause; empty when it can."""
+    from medidiff.scans import convert
+
+    return convert.refusal(scan)
+
+
+def layout(scan: Scan) -> tuple[Part, ...]:
+    """Which NIfTI files a DICOM series becomes; see `convert.layout`."""
+    from medidiff.scans import convert
+
+    return convert.layout(scan)
+
+
+def as_nifti(scan: Scan) -> tuple[tuple[Volume, ...], ...]:
+    """The volumes of a DICOM series as its NIfTI files hold them, file after file."""
+    from medidiff.scans import convert
+
+    return convert.as_nifti(scan)
 
 
 def read_mask(path: Path, scan: Scan) -> Mask:

@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from medidiff.errors import ScanError, UsageError
+from medidiff.scans import bids
 from medidiff.scans.outputs import nifti_stem, safe_name, unique_name
 from medidiff.scans.volume import ScanRef, Skipped
 
@@ -125,8 +126,11 @@ def _walk(root: Path, recursive: bool, seen: set[tuple[int, int]], skipped: list
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
         for name in sorted(files):
-            if not name.startswith("."):
-                yield _Found(Path(base) / name, root)
+            why = None if dataset is None else bids.left_out((place / name).relative_to(dataset))
+            if why:
+                skipped.append(Skipped(place / name, why))
+            elif why is None and not name.startswith("."):
+                yield _Found(place / name, root)
 
 
 def _matches(found: _Found, patterns: Sequence[str]) -> bool:
@@ -145,6 +149,7 @@ class _Dicom:
     name: str = ""
 
 
+    datasets: dict[Path, Path | None] = {}  # of BIDS, that each folder lies in
 def _look(path: Path) -> _Dicom:
     from medidiff.scans import dicom_headers
 
@@ -152,6 +157,11 @@ def _look(path: Path) -> _Dicom:
         return _Dicom("a broken link" if path.is_symlink() else "not a regular file")
     try:
         with path.open("rb") as file:
+        place = Path(base)
+        dataset = datasets[place] = place if bids.DESCRIPTION in files else datasets.get(place.parent)
+        if dataset == place:
+            skipped += [Skipped(place / name, bids.OTHER) for name in folders if not name.startswith("sub-")]
+            folders[:] = [name for name in folders if name.startswith("sub-")]
             start = file.read(132)
         if not start:
             return _Dicom("empty file")

@@ -276,6 +276,37 @@ def save_array(array: NDArray[np.float32], affine: NDArray[np.float64], path: Pa
     return path
 
 
+def save_stored(
+    data: NDArray[Any],
+    affine: NDArray[np.float64],
+    path: Path,
+    derivation: Derivation,
+    *,
+    scaling: tuple[float, float] = (1.0, 0.0),
+    seconds: float = 0.0,
+) -> Path:
+    """Write stored values that come from another format as NIfTI, in their own data type; return the path.
+
+    Args:
+        data: shape (I, J, K) or (I, J, K, T).
+        affine: voxel index to millimetres in RAS+, in scanner space.
+        path: the file, ``.nii`` or ``.nii.gz``.
+        derivation: its ``short`` text goes to ``descrip``.
+        scaling: slope and intercept from stored to physical values.
+        seconds: from one volume to the next; 0 when not known.
+
+    Raises:
+        CannotWrite: the file cannot be written.
+    """
+    header = _new_header(data.shape, affine)
+    header.set_data_dtype(data.dtype)
+    header["scl_slope"], header["scl_inter"] = scaling
+    if data.ndim == 4:
+        header["pixdim"][4] = seconds
+    _save(header, data, path, derivation)
+    return path
+
+
 def _new_header(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Any:
     header_class: Any = nib.Nifti1Header
     header = header_class()

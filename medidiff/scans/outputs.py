@@ -10,14 +10,14 @@ import shutil
 import socket
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medidiff.errors import CannotWrite, UsageError
-from medidiff.scans.volume import ScanRef
+from medidiff.scans.volume import Kind, ScanRef
 
 TEMPORARY = ".medidiff-tmp-"
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -45,6 +45,8 @@ class OutputNames:
 
 
 def nifti_stem(name: str) -> str | None:
+        as_nifti: the NIfTI file beside a DICOM series where both formats are asked for, else ``None``.
+        sample_as_nifti: likewise of the sample.
     """``t1w`` for ``t1w.nii.gz`` or ``t1w.nii`` in any case; ``None`` when the name is not a NIfTI file's."""
     for suffix in NIFTI_SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
@@ -52,6 +54,13 @@ def nifti_stem(name: str) -> str | None:
     return None
 
 
+    as_nifti: Path | None = None
+    sample_as_nifti: Path | None = None
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every path that a case may write to."""
+        return tuple(path for path in astuple(self) if path is not None)
 def safe_name(text: str, limit: int = 80) -> str:
     """A name that every file system takes: letters, digits, ``. _ - +``; the rest becomes one underscore.
 
@@ -82,12 +91,12 @@ def is_file_name(output: Path) -> bool:
     return nifti_stem(output.name) is not None and not output.is_dir()
 
 
-def output_names(ref: ScanRef, output: Path, task: str) -> OutputNames:
+def output_names(ref: ScanRef, output: Path, task: str, kinds: Sequence[Kind] = ()) -> OutputNames:
     """Names of a case's results below ``output``.
 
     Args:
         ref: the case.
-        output: the output folder, or a NIfTI file name for a single NIfTI case.
+        output: the output folder, or a NIfTI file name for a single case that becomes NIfTI.
         task: ``denoise``, ``superres`` or ``inpaint``.
 
     Raises:
@@ -95,14 +104,22 @@ def output_names(ref: ScanRef, output: Path, task: str) -> OutputNames:
     """
     if not is_file_name(output):
         folder, base = output / ref.relative.parent, f"{ref.stem}_{TASK_SUFFIX[task]}"
-        suffix = "" if ref.kind == "dicom" else ".nii.gz"
-        return _beside(folder / f"{base}{suffix}", base, suffix)
-    if ref.kind == "dicom":
-        raise UsageError(f"{output} is a file name, but a DICOM series needs an output folder.")
+        suffix = "" if "dicom" in kinds else ".nii.gz"
+        names = _beside(folder / f"{base}{suffix}", base, suffix)
+        if len(kinds) == 1:
+            return names
+        second = _beside(folder / f"{base}.nii.gz", base, ".nii.gz")
+        return replace(names, as_nifti=second.restored, sample_as_nifti=second.sample)
+    if "dicom" in kinds:
+        raise UsageError(
+            f"{output} is a file name, but a DICOM series needs an output folder; or ask for --format nifti."
+        )
+        kinds: the formats to write; that of the case when empty.
     if output.exists() and output.resolve() == ref.path.resolve():
         raise UsageError(f"{output} is the input itself; name another output file.")
     return _beside(output, str(nifti_stem(output.name)), ".nii.gz")
 
+    kinds = kinds or (ref.kind,)
 
 def _beside(restored: Path, base: str, suffix: str) -> OutputNames:
     """The names that go with a restored image; ``suffix`` is that of images in the scan's own format."""

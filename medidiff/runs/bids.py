@@ -1,0 +1,234 @@
+"""A BIDS derivatives dataset as the output of a run: its files, and what its sidecars say in the words of BIDS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from medidiff._version import __version__
+from medidiff.config import RunConfig
+from medidiff.errors import CannotWrite, UsageError
+from medidiff.runs.paths import discreet, real
+from medidiff.scans import bids, outputs
+from medidiff.scans.outputs import OutputNames, nifti_stem
+from medidiff.scans.volume import ScanRef, Skipped
+
+VERSION = "1.10.1"  # of the BIDS specification
+LINK = "source"  # what BIDS URIs call the dataset of the scans
+IGNORED = ("run.json", "*.html", "*.log")
+GRADIENTS = (".bval", ".bvec")
+DONE = {"denoise": "Denoised", "superres": "Voxels made finer", "inpaint": "Holes filled"}
+BESIDE = {
+    "": "posterior mean of a conditional diffusion model",
+    "Uncertainty": "standard deviation of each voxel, in the units of the image",
+    "Supplied": "share of each voxel, 0 to 1, that the prior supplied and not its own measurement",
+    "Sample": "a generated sample: for looking at, not for measuring",
+}
+# What stays true of an image when its voxels are restored; no names, dates or numbers of devices.
+KEPT = [
+    "Manufacturer",
+    "ManufacturersModelName",
+    "MagneticFieldStrength",
+    "MRAcquisitionType",
+    "ScanningSequence",
+    "SequenceVariant",
+    "PulseSequenceType",
+    "RepetitionTime",
+    "VolumeTiming",
+    "EchoTime",
+    "InversionTime",
+    "FlipAngle",
+    "TaskName",
+    "PhaseEncodingDirection",
+    "TotalReadoutTime",
+    "B0FieldSource",
+]
+OF_THE_GRID = ("SliceTiming", "EffectiveEchoSpacing")
+README = """# Restored images
+
+The images of a BIDS dataset, restored with medidiff {version}. For research only, not for diagnosis.
+
+`desc-denoised`, `desc-superres` and `desc-inpainted` name what was done; `descriptions.tsv` tells of all descriptions.
+The JSON file beside an image holds its sources, the hashes of input and weights, all settings, the noise that was found
+and what the checks say; `medidiff verify` makes the image again from it. `run.json` lists what became of every image of
+the latest run.
+"""
+
+
+def select(refs: Sequence[ScanRef], config: RunConfig) -> tuple[tuple[ScanRef, ...], list[Skipped]]:
+    """The cases that a derivatives dataset can hold, and the others with the reason.
+
+    Raises:
+        UsageError: the cases do not lie in one BIDS dataset, or the output is no folder.
+    """
+    if outputs.is_file_name(config.output):
+        raise UsageError(f"{config.output} is a file name, but --bids writes a dataset; give a folder.")
+    roots = {bids.root_of(ref.path) if ref.kind == "nifti" else None for ref in refs}
+    if None in roots:
+        where = next(ref.path for ref in refs if ref.kind == "dicom" or bids.root_of(ref.path) is None)
+        raise UsageError(
+            f"{where} lies in no BIDS dataset (no {bids.DESCRIPTION} above it), so its subject is not known; "
+            "leave out --bids."
+        )
+    if len(roots) > 1:
+        raise UsageError("The scans lie in several BIDS datasets; restore one at a time with --bids.")
+    taken, left = [], []
+    for ref in refs:
+        why = bids.left_out(bids.inside(ref.path, _root(ref)))
+        if why is None:
+            taken.append(ref)
+        else:
+            left.append(Skipped(ref.path, f"with --bids it is left out: {why}"))
+    return tuple(taken), left
+
+
+def output_names(ref: ScanRef, config: RunConfig) -> OutputNames:
+    """What the results of a case that `select` took are called."""
+    return bids.output_names(ref.path, _root(ref), config.output, config.task)
+
+
+def begin(config: RunConfig, cases: Sequence[tuple[ScanRef, OutputNames]]) -> None:
+    """Write what makes the output folder a derivatives dataset; what is there and the same stays as it is.
+
+    Args:
+        config: the run's settings.
+        cases: every case of the run with its names.
+
+    Raises:
+        CannotWrite: the folder is a dataset of somebody else, or cannot be written.
+    """
+    folder = config.output
+    there = _load(folder / bids.DESCRIPTION)
+    if there is not None and not any(each.get("Name") == "medidiff" for each in _generators(there)):
+        raise CannotWrite(f"{folder} is a BIDS dataset that medidiff did not write; choose another output folder.")
+    described = description(_root(cases[0][0]), folder)
+    if there != described:
+        outputs.write_json_atomic(folder / bids.DESCRIPTION, described)
+    _write(folder / "README.md", README.format(version=__version__))
+    _write(folder / ".bidsignore", "".join(f"{name}\n" for name in IGNORED))
+    _write(folder / "descriptions.tsv", descriptions(folder, config, cases))
+
+
+def description(root: Path, folder: Path) -> dict[str, Any]:
+    """``dataset_description.json`` of the derivatives.
+
+    Args:
+        root: the dataset of the scans.
+        folder: the derivatives dataset.
+    """
+    source = _load(root / bids.DESCRIPTION) or {}
+    doi = source.get("DatasetDOI")
+    return {
+        "Name": f"{source.get('Name') or root.name}: restored with medidiff",
+        "BIDSVersion": VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {"Name": "medidiff", "Version": __version__, "Description": "Restoration with conditional diffusion"}
+        ],
+        "SourceDatasets": [{"DOI": doi} if isinstance(doi, str) and doi else {"URL": f"bids:{LINK}:"}],
+        "DatasetLinks": {LINK: discreet(root, folder)},
+    }
+
+
+def descriptions(folder: Path, config: RunConfig, cases: Iterable[tuple[ScanRef, OutputNames]]) -> str:
+    """The table of the descriptions in file names: those of this run, and those that were there before."""
+    rows = {}
+    with suppress(OSError, ValueError):
+        lines = (folder / "descriptions.tsv").read_text(encoding="utf-8").splitlines()[1:]
+        rows = dict(line.split("\t", 1) for line in lines)
+    for _, names in cases:
+        name = bids.parse(nifti_stem(names.restored.name) or "")
+        for word, meaning in BESIDE.items():
+            if name is not None:
+                rows[f"desc-{name.entities['desc']}{word}"] = f"{DONE[config.task]} by medidiff: {meaning}"
+    return "".join(f"{key}\t{text}\n" for key, text in [("desc_id", "description"), *sorted(rows.items())])
+
+
+def facts(ref: ScanRef, config: RunConfig, masks: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a sidecar says in the words of BIDS.
+
+    ``SkullStripped``, which BIDS asks for, is as the source says, else false, as it is for raw images.
+
+    Args:
+        ref: the case.
+        config: the run's settings.
+        masks: the files of the mask.
+    """
+    root = bids.root_of(ref.path)
+    if root is None:
+        return {}
+    sources = [path for path in (ref.path, *masks) if real(path).is_relative_to(real(root))]
+    told = bids.metadata(ref.path, root)
+    keys = KEPT if config.task == "superres" else (*KEPT, *OF_THE_GRID)
+    return {
+        "Description": f"{DONE[config.task]} by medidiff {__version__}: {BESIDE['']}",
+        "Sources": [f"bids:{LINK}:{bids.inside(path, root).as_posix()}" for path in sources],
+        "SkullStripped": told.get("SkullStripped") is True,
+        **{key: told[key] for key in keys if key in told},
+    }
+
+
+def companions(ref: ScanRef, config: RunConfig, images: Mapping[str, Path], masks: Sequence[Path] = ()) -> list[Path]:
+    """Write what BIDS wants beside images: a JSON file for each map, b-values and gradients of diffusion images.
+
+    Args:
+        ref: the case.
+        config: the run's settings.
+        images: by the word that their description ends in, see `BESIDE`.
+        masks: the files of the mask.
+
+    Returns:
+        The files written.
+
+    Raises:
+        CannotWrite: a file cannot be written.
+    """
+    root, written = bids.root_of(ref.path), []
+    told = facts(ref, config, masks)
+    if root is None:
+        return []
+    gradients = {end: [*bids.applicable(ref.path, root, end)][-1:] for end in GRADIENTS}
+    for word, path in images.items():
+        stem = nifti_stem(path.name)
+        if word:
+            file = path.with_name(f"{stem}.json")
+            outputs.write_json_atomic(file, {**told, "Description": f"{DONE[config.task]} by medidiff: {BESIDE[word]}"})
+            written.append(file)
+        for end, found in gradients.items():
+            for source in found:
+                file = path.with_name(f"{stem}{end}")
+                _write(file, source.read_text(encoding="utf-8"))
+                written.append(file)
+    return written
+
+
+def _root(ref: ScanRef) -> Path:
+    root = bids.root_of(ref.path)
+    if root is None:
+        raise UsageError(f"{ref.path} lies in no BIDS dataset; leave out --bids.")
+    return root
+
+
+def _load(file: Path) -> dict[str, Any] | None:
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {} if file.exists() else None
+    return tree if isinstance(tree, dict) else {}
+
+
+def _generators(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    given = tree.get("GeneratedBy")
+    return [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a text, unless it is there already."""
+    with suppress(OSError, ValueError):
+        if file.read_text(encoding="utf-8") == text:
+            return
+    with outputs.atomic_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
