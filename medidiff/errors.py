@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
+OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+
 
 class ExitCode(IntEnum):
     """Exit codes of the ``medidiff`` command; part of its contract."""
@@ -93,12 +95,25 @@ class OutOfMemory(MedidiffError):
 
 
 class CannotWrite(MedidiffError):
-    """The output cannot be written."""
+    """The output cannot be written.
+
+    Attributes:
+        everywhere: whether that holds for every output: the disk is full, or read-only.
+    """
 
     exit_code = ExitCode.CANNOT_WRITE
+    everywhere = False
 
 
 class VerificationFailed(MedidiffError):
     """A result could not be reproduced."""
 
     exit_code = ExitCode.VERIFICATION
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the host or on the accelerator; torch is not needed to tell."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in OUT_OF_MEMORY_PHRASES)

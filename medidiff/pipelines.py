@@ -254,12 +254,17 @@ class Pipeline(Restorer):
         progress: Progress | None = None,
     ) -> Restoration:
         """Restore one volume; see ``Restorer.restore``."""
+        from medidiff.diffusion import memory
         from medidiff.restore import restore
 
-        restoration = restore(
-            volume, self._engine, options or RestoreOptions(), self.task, hole=hole, progress=progress
-        )
-        return replace(restoration, record={**self._identity, **restoration.record})
+        def attempt(edge: int | None) -> Restoration:
+            engine = self._engine if edge is None else replace(self._engine, tile=edge, batch=1)
+            return restore(volume, engine, options or RestoreOptions(), self.task, hole=hole, progress=progress)
+
+        fitted = memory.fit(attempt, self._engine.halo)
+        record = fitted.result.record
+        warnings = [*record.get("warnings", ()), *fitted.warnings]
+        return replace(fitted.result, record={**self._identity, **record, "warnings": warnings})
 
 
 class DenoisePipeline(Pipeline):

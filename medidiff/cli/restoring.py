@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Set
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import rich_click as click
@@ -16,6 +12,7 @@ from click.core import ParameterSource
 from pydantic import BaseModel, ValidationError
 
 from medidiff.cli.options import show_json
+from medidiff.cli.stopping import good_order
 from medidiff.config import ComputeOptions, RestoreOptions, RunConfig, Task, describe
 from medidiff.errors import ExitCode, NoScanFound, UsageError
 from medidiff.scans.outputs import nifti_stem
@@ -116,7 +113,7 @@ def execute(config: RunConfig, flags: dict[str, Any], verbosity: int) -> int:
     from medidiff import runs
     from medidiff.cli import progress
 
-    with progress.log_to(flags["log_file"]), stop_on_sigterm():
+    with progress.log_to(flags["log_file"]), good_order():
         with progress.reporter(flags["progress"], verbosity) as reporter:
             result = runs.run(config, reporter=reporter, command=command_line())
         cases = result.record.cases
@@ -135,20 +132,3 @@ def execute(config: RunConfig, flags: dict[str, Any], verbosity: int) -> int:
 def command_line() -> list[str]:
     """The command as the user gave it."""
     return ["medidiff", *sys.argv[1:]]
-
-
-@contextmanager
-def stop_on_sigterm() -> Iterator[None]:
-    """Let a batch system's SIGTERM end the run in the same good order as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from medidiff.config import ComputeOptions
+from medidiff.diffusion.memory import WindowTooLarge
 from medidiff.diffusion.network import Backbone
-from medidiff.errors import UsageError
+from medidiff.errors import UsageError, is_out_of_memory
 
 _FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,8 +66,17 @@ def on_device(network: Backbone, device: Device) -> Backbone:
 
 
 def run(network: nn.Module, device: Device, windows: Tensor, parameters: Tensor) -> Tensor:
-    """Evaluate windows on the device; float32 back on the device that ``windows`` came from."""
-    with torch.inference_mode(), device.autocast():
-        answer = network(windows.to(device.device, non_blocking=True), parameters.to(device.device))
-    result: Tensor = answer.float().to(windows.device)
+    """Evaluate windows on the device; float32 back on the device that ``windows`` came from.
+
+    Raises:
+        WindowTooLarge: they do not fit its memory.
+    """
+    try:
+        with torch.inference_mode(), device.autocast():
+            answer = network(windows.to(device.device, non_blocking=True), parameters.to(device.device))
+        result: Tensor = answer.float().to(windows.device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise WindowTooLarge(max(windows.shape[2:])) from None
     return result

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from medidiff.errors import CannotWrite, MedidiffError, OutOfMemory
+from medidiff.errors import CannotWrite, MedidiffError, OutOfMemory, is_out_of_memory
+from medidiff.scans.outputs import DISK_ERRORS
 from medidiff.scans.volume import ScanRef
 
 TEXT_LIMIT = 400
-OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
-DISK_ERRORS = {28: "the disk is full", 122: "the disk quota is used up", 30: "the file system is read-only"}
 
 
 def classified(error: BaseException) -> BaseException:
@@ -17,7 +16,9 @@ def classified(error: BaseException) -> BaseException:
     if is_out_of_memory(error):
         return _chained(OutOfMemory("out of memory"), error)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return _chained(CannotWrite(DISK_ERRORS[error.errno]), error)
+        full = CannotWrite(f"The result cannot be written: {DISK_ERRORS[error.errno]}.")
+        full.everywhere = True
+        return _chained(full, error)
     return error
 
 
@@ -32,21 +33,13 @@ def sentence(error: BaseException, ref: ScanRef) -> str:
     if is_out_of_memory(error):
         return f"{ref.path} does not fit the memory; free some, use a machine with more, or try --device cpu."
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return f"The result of {ref.path} could not be written: {DISK_ERRORS[error.errno]}."
+        return f"The result of {ref.path} cannot be written: {DISK_ERRORS[error.errno]}."
     if isinstance(error, OSError) and error.strerror:
         return f"{ref.path} could not be processed: {error.strerror}; check the file and the folder."
     kind = type(error).__name__
     text = one_line(str(error))
     why = kind if ref.kind == "dicom" or not text else f"{kind}: {text}"
     return f"{ref.path} failed unexpectedly ({why}); run again with -vv for details and please report it."
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on the host or on the accelerator; torch is not needed to tell."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(phrase in text for phrase in OUT_OF_MEMORY_PHRASES)
 
 
 def one_line(text: str) -> str:

@@ -5,8 +5,8 @@ Nothing is decoded, nothing is written, torch is not imported; ``--dry-run`` pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,12 @@ from medidiff.scans.outputs import OutputNames
 from medidiff.scans.volume import ScanRef, Skipped
 
 State = Literal["todo", "done", "refused"]
+Watch = Callable[[str], None]
 NOT_OURS = "exists and was not written by medidiff; choose another output or use --overwrite."
+
+
+def ignore(text: str) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,12 @@ class Plan:
         return sum(case.state == state for case in self.cases)
 
 
-def make_plan(config: RunConfig) -> Plan:
+def make_plan(config: RunConfig, watch: Watch = ignore) -> Plan:
     """Find the cases and decide what is to be done with each.
+
+    Args:
+        config: the run's settings.
+        watch: hears in a few words what is going on; a slow disk may take long.
 
     Raises:
         UsageError: an input or the mask is missing, or the output would touch the input or the mask.
@@ -97,14 +106,24 @@ def make_plan(config: RunConfig) -> Plan:
     able = pipelines.candidates(config.pipeline, task=config.task)
     stamps = [sidecar.stamp(each.sidecar) for each in names]  # before the judgement, so that no change is missed
     stamped = [PlannedCase(*each) for each in zip(found, names, stamps, strict=True)]
-    cases = tuple(judge(case, config, able, single) for case in stamped)
-    return Plan(cases, skipped, folder, able, None if single else folder / "run.json")
+    cases: list[PlannedCase] = []
+    for case in stamped:
+        if case.before:
+            watch(f"comparing with what is done, scan {len(cases) + 1} of {len(stamped)}")
+        cases.append(judge(case, config, able, single))
+    return Plan(tuple(cases), skipped, folder, able, None if single else folder / "run.json")
 
 
-def find(config: RunConfig, output: Path | None) -> tuple[tuple[ScanRef, ...], tuple[Skipped, ...]]:
+def find(
+    config: RunConfig, output: Path | None, watch: Watch = ignore
+) -> tuple[tuple[ScanRef, ...], tuple[Skipped, ...]]:
     """The cases below the inputs, without what this run or an earlier one wrote there."""
     found = discover.find_scans(
-        config.inputs, include=config.include, exclude=config.exclude, recursive=config.recursive
+        config.inputs,
+        include=config.include,
+        exclude=config.exclude,
+        recursive=config.recursive,
+        watch=lambda count: watch(f"looking for scans, {count} files so far"),
     )
     tops = {given.resolve() for given in config.inputs if given.is_dir()}
 
@@ -149,6 +168,8 @@ def nothing_found(inputs: Sequence[Path], skipped: Sequence[Skipped]) -> str:
 
 def judge(case: PlannedCase, config: RunConfig, able: Sequence[PipelineInfo], single: bool) -> PlannedCase:
     """Set the state of a case by what lies in the output folder."""
+    if why := formats.refusal(case.ref, config):
+        return replace(case, state="refused", reason=why)
     if config.existing == "overwrite":
         return case
     names = case.names
@@ -169,8 +190,6 @@ def judge(case: PlannedCase, config: RunConfig, able: Sequence[PipelineInfo], si
         return replace(case, state="done", reason=f"{names.restored} is done already; --overwrite makes it again.")
     if there["input"].get("content_sha256") != content and is_elsewhere(there["input"], case):
         before = there["input"].get("path")
-    if why := formats.refusal(case.ref, config):
-        return replace(case, state="refused", reason=why)
         reason = f"{names.sidecar} belongs to another scan, {before}; choose another output or use --overwrite."
         return replace(case, state="refused", reason=reason)
     return replace(case, reason=reason)

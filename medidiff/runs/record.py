@@ -159,7 +159,12 @@ class RunRecord:
         self.written = time.monotonic()
         if self.journal is not None and self.file is not None:
             with self.journal.writing():
-                outputs.write_json_atomic(self.file, self.journal.joined(self.as_json(), self.keys))
+                try:
+                    outputs.write_json_atomic(self.file, self.joined())
+                except CannotWrite:
+                    if not self.journal.make_room():
+                        raise
+                    outputs.write_json_atomic(self.file, self.joined())
 
     def joined(self) -> dict[str, Any]:
         """The record as ``run.json`` holds it: with what other runs did that worked in the folder at the same time."""

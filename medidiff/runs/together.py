@@ -8,6 +8,7 @@ so that it is told from one that still works. The journals go with the last run.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,7 @@ from typing import Any
 from medidiff.runs import locks
 from medidiff.scans import outputs
 
+SPARE, SPARE_A_CASE = 1 << 16, 1 << 12  # bytes kept free for `run.json`
 RANK = ("done", "failed", "skipped")  # of what several runs say of one case, the first is kept
 OWN = ("command", "started", "finished", "status")
 
@@ -60,14 +62,25 @@ class Journal:
                     with suppress(OSError):
                         left.unlink(missing_ok=True)
             self.append({"run": run, "planned": list(planned)})
+        with suppress(OSError):
+            self.file.with_suffix(".spare").write_bytes(os.urandom(SPARE + SPARE_A_CASE * len(planned)))
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line; a disk that is full is told of by ``run.json`` itself."""
         with suppress(OSError), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=True) + "\n")
 
+    def make_room(self) -> bool:
+        """Give back the space that was kept for the record of a run that ends on a full disk; whether there was any."""
+        spare = self.file.with_suffix(".spare")
+        with suppress(OSError):
+            spare.unlink()
+            return True
+        return False
+
     def end(self) -> None:
         """Leave; the last one clears up."""
+        self.make_room()
         with self.writing():
             if not any(locks.is_held(each.with_suffix(".lock")) for each in self.others()):
                 self.remove((*self.others(), self.file))
@@ -84,10 +97,11 @@ class Journal:
         return sorted(each for each in self.place.glob("run-*.jsonl") if each != self.file)
 
     def remove(self, journals: Sequence[Path]) -> None:
-        """Remove journals."""
+        """Remove journals, with the locks and the space of their runs."""
         for each in journals:
-            with suppress(OSError):
-                each.unlink(missing_ok=True)
+            for suffix in (".spare", ".lock", ".jsonl") if each != self.file else (".jsonl",):
+                with suppress(OSError):
+                    each.with_suffix(suffix).unlink(missing_ok=True)
 
     def joined(self, mine: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         """The record of all runs at work; call it while `writing`.

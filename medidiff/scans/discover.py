@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,10 +13,16 @@ from pathlib import Path
 from medidiff.errors import ScanError, UsageError
 from medidiff.scans import bids
 from medidiff.scans.outputs import nifti_stem, safe_name, unique_name
-from medidiff.scans.volume import ScanRef, Skipped
+from medidiff.scans.volume import Kind, ScanRef, Skipped
 
 SERIES_NUMBER_STEP = 10_000  # between the SeriesNumbers of a source and of what is made from it
 _LARGEST_SERIES_NUMBER = 2**31 - 1
+PIECE = 1 << 20  # bytes read at once
+Watch = Callable[[int], None]
+
+
+def ignore(count: int) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,12 @@ class _Found:
 
 
 def find_scans(
-    inputs: Sequence[Path], *, include: Sequence[str] = (), exclude: Sequence[str] = (), recursive: bool = True
+    inputs: Sequence[Path],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    recursive: bool = True,
+    watch: Watch = ignore,
 ) -> Discovery:
     """Find NIfTI files and DICOM series (by SeriesInstanceUID, whatever the files are called and wherever they lie).
 
@@ -49,6 +60,7 @@ def find_scans(
         include: glob patterns of which a case must match one: on its path below the input, its name, its series name.
         exclude: glob patterns of which a case must match none.
         recursive: also look into the folders of a folder.
+        watch: called with the number of files looked at so far, after each.
 
     Returns:
         The cases in a fixed order, with distinct output names, and the skipped files.
@@ -60,7 +72,8 @@ def find_scans(
     series: dict[str, list[tuple[_Found, _Dicom]]] = defaultdict(list)
     numbers: dict[str, set[int]] = defaultdict(set)
     skipped: list[Skipped] = []
-    for found in _files(inputs, recursive, skipped):
+    for count, found in enumerate(_files(inputs, recursive, skipped)):
+        watch(count)
         stem = nifti_stem(found.path.name)
         if _matches(found, exclude):
             continue
@@ -81,22 +94,37 @@ def find_scans(
     return Discovery(tuple(case for case in _distinct(cases) if not _named(case, exclude)), tuple(skipped))
 
 
-def content_hash(ref: ScanRef) -> str:
+def content_hash(ref: ScanRef, watch: Watch = ignore) -> str:
     """SHA-256 over the bytes of a case, as hexadecimal text; for DICOM independent of file names and of copies.
+
+    Args:
+        ref: the case.
+        watch: called with the number of bytes read so far, after each piece.
 
     Raises:
         ScanError: a file cannot be read.
     """
-    digests = set()
+    digests, count = set(), 0
     for path in ref.files:
         try:
+            digest = hashlib.sha256()
             with path.open("rb") as file:
-                digests.add(hashlib.file_digest(file, "sha256").hexdigest())
+                while piece := file.read(PIECE):
+                    digest.update(piece)
+                    count += len(piece)
+                    watch(count)
+            digests.add(digest.hexdigest())
         except OSError as error:
             raise ScanError(f"{path} cannot be read ({error.strerror or type(error).__name__}).") from error
-    if ref.kind == "nifti":
-        return digests.pop()
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    return combined(ref.kind, digests)
+
+
+def combined(kind: Kind, digests: Iterable[str]) -> str:
+    """The hash of a case's bytes out of the SHA-256 of each of its files."""
+    if kind == "nifti":
+        (digest,) = digests
+        return digest
+    return hashlib.sha256("".join(sorted(set(digests))).encode()).hexdigest()
 
 
 def _files(inputs: Sequence[Path], recursive: bool, skipped: list[Skipped]) -> Iterator[_Found]:
@@ -118,6 +146,7 @@ def _walk(root: Path, recursive: bool, seen: set[tuple[int, int]], skipped: list
     def refused(error: OSError) -> None:
         skipped.append(Skipped(Path(error.filename), f"the folder cannot be read ({error.strerror})"))
 
+    datasets: dict[Path, Path | None] = {}  # of BIDS, that each folder lies in
     for base, folders, files in os.walk(root, followlinks=True, onerror=refused):
         status = Path(base).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -125,6 +154,11 @@ def _walk(root: Path, recursive: bool, seen: set[tuple[int, int]], skipped: list
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        place = Path(base)
+        dataset = datasets[place] = place if bids.DESCRIPTION in files else datasets.get(place.parent)
+        if dataset == place:
+            skipped += [Skipped(place / name, bids.OTHER) for name in folders if not name.startswith("sub-")]
+            folders[:] = [name for name in folders if name.startswith("sub-")]
         for name in sorted(files):
             why = None if dataset is None else bids.left_out((place / name).relative_to(dataset))
             if why:
@@ -149,7 +183,6 @@ class _Dicom:
     name: str = ""
 
 
-    datasets: dict[Path, Path | None] = {}  # of BIDS, that each folder lies in
 def _look(path: Path) -> _Dicom:
     from medidiff.scans import dicom_headers
 
@@ -157,11 +190,6 @@ def _look(path: Path) -> _Dicom:
         return _Dicom("a broken link" if path.is_symlink() else "not a regular file")
     try:
         with path.open("rb") as file:
-        place = Path(base)
-        dataset = datasets[place] = place if bids.DESCRIPTION in files else datasets.get(place.parent)
-        if dataset == place:
-            skipped += [Skipped(place / name, bids.OTHER) for name in folders if not name.startswith("sub-")]
-            folders[:] = [name for name in folders if name.startswith("sub-")]
             start = file.read(132)
         if not start:
             return _Dicom("empty file")

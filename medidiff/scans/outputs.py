@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
 import socket
+import time
 import unicodedata
 import uuid
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,14 @@ from medidiff.errors import CannotWrite, UsageError
 from medidiff.scans.volume import Kind, ScanRef
 
 TEMPORARY = ".medidiff-tmp-"
+LOST = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what was written is not on the disk
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another output",
+}
+PROBE = bytes(1 << 16)
+DAY = 86400  # seconds
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 TASK_SUFFIX = {"denoise": "denoised", "superres": "superres", "inpaint": "inpainted"}
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))}
@@ -35,6 +45,8 @@ class OutputNames:
         uncertainty: the NIfTI file of the per-voxel standard deviation.
         sample: one posterior sample, in the format of ``restored``: a NIfTI file, or the folder of a DICOM series.
         supplied: the NIfTI file of the share of each voxel that the prior supplied.
+        as_nifti: the NIfTI file beside a DICOM series where both formats are asked for, else ``None``.
+        sample_as_nifti: likewise of the sample.
     """
 
     restored: Path
@@ -42,18 +54,6 @@ class OutputNames:
     uncertainty: Path
     sample: Path
     supplied: Path
-
-
-def nifti_stem(name: str) -> str | None:
-        as_nifti: the NIfTI file beside a DICOM series where both formats are asked for, else ``None``.
-        sample_as_nifti: likewise of the sample.
-    """``t1w`` for ``t1w.nii.gz`` or ``t1w.nii`` in any case; ``None`` when the name is not a NIfTI file's."""
-    for suffix in NIFTI_SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return None
-
-
     as_nifti: Path | None = None
     sample_as_nifti: Path | None = None
 
@@ -61,6 +61,16 @@ def nifti_stem(name: str) -> str | None:
     def all(self) -> tuple[Path, ...]:
         """Every path that a case may write to."""
         return tuple(path for path in astuple(self) if path is not None)
+
+
+def nifti_stem(name: str) -> str | None:
+    """``t1w`` for ``t1w.nii.gz`` or ``t1w.nii`` in any case; ``None`` when the name is not a NIfTI file's."""
+    for suffix in NIFTI_SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return None
+
+
 def safe_name(text: str, limit: int = 80) -> str:
     """A name that every file system takes: letters, digits, ``. _ - +``; the rest becomes one underscore.
 
@@ -98,10 +108,12 @@ def output_names(ref: ScanRef, output: Path, task: str, kinds: Sequence[Kind] = 
         ref: the case.
         output: the output folder, or a NIfTI file name for a single case that becomes NIfTI.
         task: ``denoise``, ``superres`` or ``inpaint``.
+        kinds: the formats to write; that of the case when empty.
 
     Raises:
         UsageError: a file name is given for a DICOM series, or it is the input itself.
     """
+    kinds = kinds or (ref.kind,)
     if not is_file_name(output):
         folder, base = output / ref.relative.parent, f"{ref.stem}_{TASK_SUFFIX[task]}"
         suffix = "" if "dicom" in kinds else ".nii.gz"
@@ -114,12 +126,10 @@ def output_names(ref: ScanRef, output: Path, task: str, kinds: Sequence[Kind] = 
         raise UsageError(
             f"{output} is a file name, but a DICOM series needs an output folder; or ask for --format nifti."
         )
-        kinds: the formats to write; that of the case when empty.
     if output.exists() and output.resolve() == ref.path.resolve():
         raise UsageError(f"{output} is the input itself; name another output file.")
     return _beside(output, str(nifti_stem(output.name)), ".nii.gz")
 
-    kinds = kinds or (ref.kind,)
 
 def _beside(restored: Path, base: str, suffix: str) -> OutputNames:
     """The names that go with a restored image; ``suffix`` is that of images in the scan's own format."""
@@ -171,7 +181,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             path.replace(older)
         try:
             temporary.replace(path)
-        except OSError:
+        except BaseException:
             if older.exists():
                 older.replace(path)
             raise
@@ -209,7 +219,8 @@ def check_writable(folder: Path) -> None:
     probe = _temporary(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
+        probe.write_bytes(PROBE)
+        _sync(probe)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     finally:
@@ -221,13 +232,13 @@ def remove_leftovers(folder: Path) -> tuple[Path, ...]:
     """Remove temporary files and folders below ``folder`` whose process on this machine has ended.
 
     Returns:
-        What was removed; leftovers of other machines and of running processes stay.
+        What was removed; leftovers of running processes stay, and those of other machines for a day.
     """
     removed = []
     for left in sorted(folder.rglob(f"{TEMPORARY}*")):
         host, _, rest = left.name.removeprefix(TEMPORARY).partition("-")
         pid = rest.partition("-")[0]
-        if host != _host() or not pid.isdigit() or _alive(int(pid)):
+        if not pid.isdigit() or (_alive(int(pid)) if host == _host() else not _untouched(left)):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -264,6 +275,17 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{_host()}-{os.getpid()}-{token}-{safe_name(path.name)}")
 
 
+def _untouched(path: Path) -> bool:
+    """Whether a file, or what lies in a folder, is older than a day."""
+    try:
+        latest = (
+            max(each.lstat().st_mtime for each in (path, *path.iterdir())) if path.is_dir() else path.stat().st_mtime
+        )
+    except OSError:
+        return False
+    return time.time() - latest > DAY
+
+
 def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
@@ -281,16 +303,27 @@ def _alive(pid: int) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Ask for the bytes to reach the disk; a file system that cannot is no reason to fail."""
-    with suppress(OSError):
+    """Ask for the bytes to reach the disk; a file system that cannot is no reason to fail, bytes that are lost are.
+
+    Raises:
+        OSError: the disk is full, or failed.
+    """
+    try:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError as error:
+        if error.errno in LOST:
+            raise
 
 
 def _cannot_write(path: Path, error: OSError) -> CannotWrite:
+    if error.errno in DISK_ERRORS:
+        full = CannotWrite(f"{path} cannot be written: {DISK_ERRORS[error.errno]}.")
+        full.everywhere = True
+        return full
     return CannotWrite(f"{path} cannot be written ({error.strerror or type(error).__name__}); choose another output.")
 
 

@@ -114,7 +114,7 @@ def test_operating_system_errors_become_one_sentence(tmp_path):
         pass
     with pytest.raises(CannotWrite, match="is a file"):
         outputs.check_writable(tmp_path / "file")
-    with pytest.raises(CannotWrite, match="No space left"):
+    with pytest.raises(CannotWrite, match="the disk is full"):
         fail_inside(outputs.atomic_file(tmp_path / "full"), OSError(28, "No space left on device"))
     outputs.check_writable(tmp_path / "made" / "here")
     assert list((tmp_path / "made" / "here").iterdir()) == []
