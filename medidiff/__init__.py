@@ -12,6 +12,7 @@ The names below are loaded on first use, so that ``import medidiff`` costs no to
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ __all__ = ["Restoration", "__version__", "denoise", "inpaint", "load", "superres
 _HOME = {"Restoration": "medidiff.restore"} | dict.fromkeys(
     ("denoise", "inpaint", "load", "superresolve"), "medidiff.pipelines"
 )
+
+
+# Large pages for torch's large arrays: asking the system for memory in small ones takes longer than most arithmetic.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,9 @@ the estimate; overlapping block estimates are averaged with the inverse of their
 al., "New methods for MRI denoising based on sparseness and self-similarity", Medical Image Analysis 2012) with the
 Wiener stage of BM4D (Maggioni et al., IEEE TIP 2013) and without block matching. Blocks start on a quincunx-like
 quarter of the voxels, which costs a quarter of the full overlap and, measured, 0.05 dB.
+
+The last axis is stored by phase (every fourth voxel together), so that the blocks of a grid are read and written in
+runs, and a few thousand blocks are worked on at a time, so that their coefficients stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +24,7 @@ from torch import Tensor
 from medidiff.physics.extend import extend
 
 THRESHOLD = 2.6  # of the noise standard deviation; flat optimum between 2.4 and 2.8 on T1w at 3 to 15 % noise
+_TOGETHER, _TOGETHER_ELSEWHERE = 4096, 1 << 20  # blocks worked on at a time on the CPU, and on other devices
 
 
 def dct_matrix(size: int) -> Tensor:
@@ -55,72 +59,208 @@ def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None
 
     Args:
         noisy: shape (..., *spatial), in units of the noise standard deviation.
-        spatial_dims: how many trailing axes are spatial.
+        spatial_dims: how many trailing axes are spatial, 2 or 3.
         variances: of each coefficient of a block (``texture.block_variances``); ``None`` for white noise.
 
     Returns:
         The estimate, and its expected variance in units of the noise variance (the mean Wiener gain of the blocks
-        over each
-        voxel: what part of the noise the estimate still holds); both of ``noisy``'s shape.
+        over each voxel: what part of the noise the estimate still holds); both of ``noisy``'s shape.
     """
     spatial = tuple(noisy.shape[-spatial_dims:])
     block = block_shape(spatial)
+    if spatial_dims == 2:  # a batch of planes is a volume whose blocks are one plane thick
+        images, edges = noisy.reshape(1, -1, *spatial), (1, *block)
+    else:
+        images, edges = noisy.reshape(-1, *spatial), block
+    spread = torch.ones(math.prod(block)) if variances is None else variances
+    transform = _Transform(edges, spread.to(noisy.device, torch.float32))
+    estimate, variance = torch.empty_like(images), torch.empty_like(images)
+    for image, mean, error in zip(images, estimate, variance, strict=True):
+        _shrink_volume(image, transform, mean, error)
+    return estimate.reshape(noisy.shape), variance.reshape(noisy.shape)
+
+
+def _shrink_volume(image: Tensor, transform: _Transform, estimate: Tensor, variance: Tensor) -> None:
+    """Both stages; writes into ``estimate`` and ``variance``."""
+    block = transform.block
     before = [n - 1 for n in block]
-    after = [n - 1 + (-(size + 2 * (n - 1))) % n for size, n in zip(spatial, block, strict=True)]
-    padded = extend(noisy, before, after)
-    basis = block_basis(block).to(noisy.device, torch.float32).contiguous()
-    spread = torch.ones(len(basis), device=noisy.device) if variances is None else variances.to(noisy.device)
-    pilot, _ = _stage(padded, None, block, basis, spread)
-    estimate, variance = _stage(padded, pilot, block, basis, spread)
-    inside: tuple[Any, ...] = (..., *(slice(p, p + size) for p, size in zip(before, spatial, strict=True)))
-    return estimate[inside].contiguous(), variance[inside].contiguous()
+    after = [n - 1 + (-(size + 2 * (n - 1))) % n for size, n in zip(image.shape, block, strict=True)]
+    noisy = extend(image, before, after).unflatten(-1, (-1, block[-1])).transpose(-1, -2).contiguous()
+    pilot, _ = _stage(noisy, None, transform)
+    inside = tuple(slice(p, p + size) for p, size in zip(before, image.shape, strict=True))
+    for target, found in zip((estimate, variance), _stage(noisy, pilot, transform), strict=True):
+        assert found is not None
+        target.copy_(found.transpose(-1, -2).flatten(-2)[inside])
 
 
-def _stage(
-    noisy: Tensor, pilot: Tensor | None, block: tuple[int, ...], basis: Tensor, spread: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One pass over all block grids: hard thresholding without a pilot, Wiener shrinkage with one."""
-    limits = THRESHOLD * spread.sqrt()
-    weighted, weights, variance = torch.zeros_like(noisy), torch.zeros_like(noisy), torch.zeros_like(noisy)
-    for origin in _origins(block):
-        grid = _BlockGrid(noisy.shape, origin, block)
-        coefficients = grid.gather(noisy) @ basis
+def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[Tensor, Tensor | None]:
+    """One pass over all block grids: hard thresholding without a pilot, Wiener shrinkage with one.
+
+    Args:
+        noisy: (I, J, phases of K, K / phases).
+        pilot: the estimate of the first stage, same shape.
+        transform: of the blocks.
+
+    Returns:
+        The estimate and, with a pilot, its variance; same shape.
+    """
+    weighted, weights = torch.zeros_like(noisy), torch.zeros_like(noisy)
+    variance = None if pilot is None else torch.zeros_like(noisy)
+    size, together = transform.size, _TOGETHER if noisy.device.type == "cpu" else _TOGETHER_ELSEWHERE
+    room = noisy.new_empty(3, size * max(together, noisy.shape[-1]))
+    for blocks in _blocks(tuple(noisy.shape), transform.block, together):
+        coefficients, gain, spare = (part[: size * blocks.number].view(size, -1) for part in room)
+        transform.forward(blocks.fold(noisy, spare), coefficients)
         if pilot is None:
-            gain = (coefficients.abs() > limits).to(coefficients.dtype)
+            torch.gt(torch.abs(coefficients, out=spare), THRESHOLD, out=gain)
         else:
-            power = (grid.gather(pilot) @ basis).square_()
-            gain = power.div_(power + spread)
-        gain[:, 0] = 1
-        weight = (gain.square() @ spread[:, None]).reciprocal_()
-        grid.scatter_add(weighted, (coefficients.mul_(gain) @ basis.T).mul_(weight))
-        grid.scatter_add(weights, weight.expand(-1, basis.shape[0]))
-        if pilot is not None:
-            grid.scatter_add(variance, ((gain @ spread[:, None]) / len(spread) * weight).expand(-1, basis.shape[0]))
+            transform.forward(blocks.fold(pilot, spare), gain)
+            gain.mul_(gain)
+            gain.div_(torch.add(gain, 1, out=spare))
+        gain[0] = 1
+        weight = (transform.spread @ torch.mul(gain, gain, out=spare)).reciprocal_()
+        blocks.corners(weights).copy_(weight.view(blocks.counts))
+        if variance is not None:
+            kept = (transform.spread @ gain).mul_(weight).div_(size)
+            blocks.corners(variance).copy_(kept.view(blocks.counts))
+        transform.inverse(coefficients.mul_(gain).mul_(weight), spare)
+        blocks.add_unfolded(spare, coefficients, weighted)
     # the outermost voxels of the extension lie in no block of some grids; they are cropped away, so any finite value
     # does
-    weights.clamp_(min=1e-12)
-    return weighted.div_(weights), variance.div_(weights)
+    total = _over_blocks(weights, transform.block).clamp_(min=1e-12)
+    return weighted.div_(total), None if variance is None else _over_blocks(variance, transform.block).div_(total)
 
 
-class _BlockGrid:
-    """Non-overlapping blocks of an array that start at ``origin``; (..., *spatial) <-> (blocks, voxels of a block)."""
+class _Transform:
+    """The DCT of blocks that are folded along the last axis: half of it sees their even part, half their odd part.
 
-    def __init__(self, shape: torch.Size, origin: tuple[int, ...], block: tuple[int, ...]) -> None:
-        dims = len(block)
-        counts = [(n - o) // b for n, o, b in zip(shape[-dims:], origin, block, strict=True)]
-        self._window: tuple[Any, ...] = (
-            ...,
-            *(slice(o, o + c * b) for o, c, b in zip(origin, counts, block, strict=True)),
-        )
-        self._split = [math.prod(shape[:-dims]), *itertools.chain(*zip(counts, block, strict=True))]
-        self._order = [0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2)]
-        self._voxels = math.prod(block)
+    Coefficients are in units of the standard deviation of their noise; the mean is the first of them.
 
-    def gather(self, array: Tensor) -> Tensor:
-        return array[self._window].reshape(self._split).permute(self._order).reshape(-1, self._voxels)
+    Attributes:
+        block: edges, three of them.
+        size: voxels of a block.
+        spread: noise variance of each coefficient, shape (size,).
+    """
 
-    def scatter_add(self, array: Tensor, blocks: Tensor) -> None:
-        target = array[self._window]
-        split = [self._split[i] for i in self._order]
-        back = [self._order.index(i) for i in range(len(self._order))]
-        target += blocks.reshape(split).permute(back).reshape(target.shape)
+    def __init__(self, block: tuple[int, ...], spread: Tensor) -> None:
+        self.block, self.size = block, math.prod(block)
+        last = block[-1]
+        number = torch.arange(self.size, device=spread.device).reshape(-1, last)
+        chosen = [number[:, parity::2].T.reshape(-1) for parity in (0, 1)]
+        self.spread = spread[torch.cat(chosen)]
+        matrix = block_basis(block).to(spread.device).T
+        self._halves = []
+        for rows, half in zip(chosen, (last - last // 2, last // 2), strict=True):
+            part, root = matrix[rows][:, number[:, :half].T.reshape(-1)], spread[rows].double().sqrt()[:, None]
+            self._halves.append([each.to(spread).contiguous() for each in (part / root, (part * root).T)])
+
+    def forward(self, folded: Tensor, out: Tensor) -> None:
+        """Coefficients of folded blocks, both (size, blocks)."""
+        self._multiply(0, folded, out)
+
+    def inverse(self, coefficients: Tensor, out: Tensor) -> None:
+        """Even and odd parts of blocks, each (size / 2, blocks), of their coefficients."""
+        self._multiply(1, coefficients, out)
+
+    def _multiply(self, way: int, values: Tensor, out: Tensor) -> None:
+        even = len(self._halves[0][way])
+        for rows, half in zip((slice(0, even), slice(even, None)), self._halves, strict=True):
+            torch.mm(half[way], values[rows], out=out[rows])
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Neighbouring blocks of one grid; arrays are (I, J, phases of K, K / phases).
+
+    Attributes:
+        block: edges.
+        counts: blocks along each axis.
+        planes: the part of the first axis.
+        rows: the part of the second axis.
+        start: where the first block begins along the last axis.
+    """
+
+    block: tuple[int, ...]
+    counts: tuple[int, ...]
+    planes: slice
+    rows: slice
+    start: int
+
+    @property
+    def number(self) -> int:
+        """How many they are."""
+        return math.prod(self.counts)
+
+    def fold(self, array: Tensor, out: Tensor) -> Tensor:
+        """Sums and differences of the voxels that mirror each other along the last axis, into (size, blocks)."""
+        last = self.block[-1]
+        even = last - last // 2
+        folded = self._by_voxel(out)
+        for k in range(last // 2):
+            low, high = self._voxels(array, k), self._voxels(array, last - 1 - k)
+            torch.add(low, high, out=folded[k])
+            torch.sub(low, high, out=folded[even + k])
+        if last % 2:
+            folded[even - 1] = self._voxels(array, even - 1)
+        return out
+
+    def add_unfolded(self, parts: Tensor, spare: Tensor, array: Tensor) -> None:
+        """Add blocks, given by their even and odd parts, to an array; ``spare`` is overwritten."""
+        last = self.block[-1]
+        even = last - last // 2
+        folded, voxels = self._by_voxel(parts), self._by_voxel(spare)
+        for k in range(last // 2):
+            self._voxels(array, k).add_(torch.add(folded[k], folded[even + k], out=voxels[0]))
+            self._voxels(array, last - 1 - k).add_(torch.sub(folded[k], folded[even + k], out=voxels[0]))
+        if last % 2:
+            self._voxels(array, even - 1).add_(folded[even - 1])
+
+    def corners(self, array: Tensor) -> Tensor:
+        """The first voxel of each block, shape ``counts``."""
+        return self._voxels(array, 0)[0, 0]
+
+    def _by_voxel(self, folded: Tensor) -> Tensor:
+        return folded.view(self.block[-1], *self.block[:-1], *self.counts)
+
+    def _voxels(self, array: Tensor, k: int) -> Tensor:
+        """The k-th voxels along the last axis of all blocks, (I and J in the block, *counts)."""
+        first, phase = divmod(self.start + k, self.block[-1])
+        part = array[self.planes, self.rows, phase, first : first + self.counts[-1]]
+        split = part.unflatten(1, (self.counts[1], self.block[1])).unflatten(0, (self.counts[0], self.block[0]))
+        voxels: Tensor = split.permute(1, 3, 0, 2, 4)
+        return voxels
+
+
+def _blocks(shape: tuple[int, ...], block: tuple[int, ...], together: int) -> Iterator[_Blocks]:
+    """The blocks of all grids, those that overlap soon after one another, at most about ``together`` at a time."""
+    most = [shape[0] // block[0], shape[1] // block[1], shape[-1]]
+    rows = max(1, min(most[1], together // most[2]))
+    planes = max(1, min(most[0], together // (most[2] * rows)))
+    for first, second in itertools.product(range(0, most[0], planes), range(0, most[1], rows)):
+        for origin in _origins(block):
+            counts = (
+                min(planes, (shape[0] - origin[0]) // block[0] - first),
+                min(rows, (shape[1] - origin[1]) // block[1] - second),
+                most[2] - (origin[2] > 0),
+            )
+            if min(counts) > 0:
+                starts = [origin[0] + first * block[0], origin[1] + second * block[1]]
+                parts = [slice(a, a + n * edge) for a, n, edge in zip(starts, counts, block, strict=False)]
+                yield _Blocks(block, counts, parts[0], parts[1], origin[2])
+
+
+def _over_blocks(corners: Tensor, block: tuple[int, ...]) -> Tensor:
+    """The sum over all blocks that a voxel lies in of a figure that stands at each block's first voxel."""
+    total = corners
+    for axis in (0, 1):
+        values, total = total, total.clone()
+        for step in range(1, block[axis]):
+            count = values.shape[axis] - step
+            total.narrow(axis, step, count).add_(values.narrow(axis, 0, count))
+    values, total = total, torch.zeros_like(total)
+    for phase, other in itertools.product(range(block[-1]), repeat=2):
+        if other <= phase:
+            total[:, :, phase] += values[:, :, other]
+        else:
+            total[:, :, phase, 1:] += values[:, :, other, :-1]
+    return total
