@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from medidiff._version import __version__
 from medidiff.config import RunConfig
@@ -59,7 +59,7 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
         CannotWrite: the output folder cannot be written.
     """
     locks.recover(folder_of(config))
-    plan = make_plan(config)
+    plan = make_plan(config, reporter.status)
     outputs.check_writable(plan.folder)
     if plan.run_file is not None:
         refuse_foreign(plan.run_file)
@@ -88,18 +88,13 @@ def carry_out(config: RunConfig, plan: Plan, record: RunRecord, reporter: Report
     failed: list[BaseException] = []
     try:
         reporter.planned(plan)
-        restorer = load(config, plan) if plan.count("todo") else None
-        for case, outcome in outcomes(config, plan, restorer, reporter):
-            record.add(locks.key(plan.folder, case.names), outcome.result)
-            reporter.finished(case, outcome.result, outcome.error)
-            if outcome.error is None:
-                continue
-            failed.append(outcome.error)
-            if config.fail_fast:
-                reporter.note("Stopped at the first failure, as --fail-fast asks.")
-                break
-            if isinstance(outcome.error, CannotWrite):
-                outputs.check_writable(plan.folder)  # a full disk ends the run, one bad name does not
+        with source(config, plan, reporter) as cases:
+            try:
+                take(cases, config, plan, record, reporter, failed)
+            except KeyboardInterrupt:
+                cases.stop()
+                take(cases, config, plan, record, reporter, failed)  # those that are being written
+                raise
     except KeyboardInterrupt:
         with suppress(CannotWrite):
             record.finish("interrupted")
@@ -115,25 +110,88 @@ def carry_out(config: RunConfig, plan: Plan, record: RunRecord, reporter: Report
     return RunResult(exit_code(failed, len(record.cases)), status, record, plan)
 
 
-def outcomes(
-    config: RunConfig, plan: Plan, restorer: Restorer | None, reporter: Reporter
-) -> Iterator[tuple[PlannedCase, Outcome]]:
-    """Try the cases one after the other; those that another run has in hand come last, when it let go of them."""
-    waiting = list(plan.cases)
-    pause = 0.0
-    while waiting:
-        busy = []
-        for case in waiting:
-            outcome = attempt(case, config, plan.folder, restorer, reporter)
-            if outcome is None:
-                busy.append(case)
-            else:
-                yield case, outcome
-        if busy:
-            reporter.status(f"waiting for {len(busy)} of the scans, which another run has in hand")
-            pause = min(pause + 0.1, 2.0)
-            time.sleep(pause)
-        waiting = busy
+def take(
+    cases: Source, config: RunConfig, plan: Plan, record: RunRecord, reporter: Reporter, failed: list[BaseException]
+) -> None:
+    """Note what becomes of each case, and what failed.
+
+    Raises:
+        CannotWrite: the output folder takes nothing any more.
+    """
+    stopped = False
+    for case, outcome in cases:
+        record.add(locks.key(plan.folder, case.names), outcome.result)
+        reporter.finished(case, outcome.result, outcome.error)
+        if outcome.error is None:
+            continue
+        failed.append(outcome.error)
+        if config.fail_fast and not stopped:
+            stopped = True
+            reporter.note("Stopped at the first failure, as --fail-fast asks.")
+            cases.stop()
+        if isinstance(outcome.error, CannotWrite) and not stopped:  # a full disk ends the run, one bad name does not
+            if outcome.error.everywhere:
+                raise CannotWrite(f"Ended at scan {len(record.cases)} of {len(plan.cases)}: {outcome.error}")
+            outputs.check_writable(plan.folder)
+
+
+class Source(Protocol):
+    """Where the cases are worked on: here, or by several workers."""
+
+    def __iter__(self) -> Iterator[tuple[PlannedCase, Outcome]]:
+        """What became of each case, as soon as it is known; may be gone through again after `stop`."""
+
+    def stop(self) -> None:
+        """Begin no case any more."""
+
+
+@contextmanager
+def source(config: RunConfig, plan: Plan, reporter: Reporter) -> Iterator[Source]:
+    """Where the cases of a run are worked on; what it needs is loaded or started.
+
+    Raises:
+        UsageError: there are no such workers.
+        PipelineError: the pipeline or its weights are missing or damaged.
+    """
+    if config.spread and plan.count("todo"):
+        from medidiff.runs import cluster
+
+        with cluster.crew(config, plan, reporter) as crew:
+            yield crew
+    else:
+        yield Here(config, plan, load(config, plan) if plan.count("todo") else None, reporter)
+
+
+class Here:
+    """Works on one case after the other; those that another run has in hand come last, when it let go of them."""
+
+    def __init__(self, config: RunConfig, plan: Plan, restorer: Restorer | None, reporter: Reporter) -> None:
+        self.config, self.plan, self.restorer, self.reporter = config, plan, restorer, reporter
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Begin no case any more."""
+        self.stopped = True
+
+    def __iter__(self) -> Iterator[tuple[PlannedCase, Outcome]]:
+        """Work on the cases."""
+        waiting = list(self.plan.cases)
+        pause = 0.0
+        while waiting:
+            busy = []
+            for case in waiting:
+                if self.stopped:
+                    return
+                outcome = attempt(case, self.config, self.plan.folder, self.restorer, self.reporter)
+                if outcome is None:
+                    busy.append(case)
+                else:
+                    yield case, outcome
+            if busy:
+                self.reporter.status(f"waiting for {len(busy)} of the scans, which another run has in hand")
+                pause = min(pause + 0.1, 2.0)
+                time.sleep(pause)
+            waiting = busy
 
 
 def add_report(config: RunConfig, plan: Plan, record: RunRecord) -> None:
