@@ -106,10 +106,12 @@ def dicom(path: Path) -> Stored:
     place = [float(part) for element in dataset.iterall() if element.keyword in PLACE for part in parts(element.value)]
     if "FloatPixelData" in dataset:
         return Stored(np.asarray(dataset.pixel_array, dtype=np.float64), 0.0, np.asarray(place))
-    code = dicom_pixels.coding(dataset, path)
+    codes = dicom_pixels.codings(dataset, path)
     stored = dicom_pixels.decode(dataset, path)
-    values = np.asarray(stored * code.slope + code.intercept, dtype=np.float64)
-    return Stored(values, abs(code.slope), np.asarray(place))
+    if len(codes) != len(stored):
+        raise ScanError(f"{path} has {len(stored)} frames but functional groups for {len(codes)}; repair it first.")
+    values = [frame * code.slope + code.intercept for frame, code in zip(stored, codes, strict=True)]
+    return Stored(np.asarray(values, dtype=np.float64), max(abs(code.slope) for code in codes), np.asarray(place))
 
 
 def parts(value: Any) -> list[Any]:

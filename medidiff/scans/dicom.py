@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import UID
 
 from medidiff.errors import OutOfMemory, ScanError
 from medidiff.scans import dicom_pixels
+from medidiff.scans.dicom_frames import images_of
 from medidiff.scans.dicom_headers import Header, load_header, quiet
 from medidiff.scans.dicom_stacks import Stack, stacks
 from medidiff.scans.volume import Scan, ScanRef, Volume
@@ -47,18 +49,19 @@ def read(ref: ScanRef, fill_gaps: bool = False) -> Scan:
     headers, notes = _headers(ref)
     found, more = stacks(headers, fill_gaps)
     try:
-        overlays: list[Path] = []
+        overlays: set[Path] = set()
         with quiet():
-            volumes = tuple(_volume(stack, overlays) for stack in found)
+            reader = dicom_pixels.Reader()
+            volumes = tuple(_volume(stack, reader, overlays) for stack in found)
     except MemoryError as error:
         raise OutOfMemory(f"{ref.path} does not fit the memory; process fewer series at a time.") from error
     if overlays:
-        more = (*more, f"Overlays drawn on {len(overlays)} of the images are left out of the result.")
+        more = (*more, f"Overlays drawn on {len(overlays)} of the files are left out of the result.")
     return Scan(ref, volumes, DicomSource(found), (*notes, *more))
 
 
 def _headers(ref: ScanRef) -> tuple[list[Header], list[str]]:
-    """The series' images without duplicates, and a note on those left out."""
+    """The series' images without duplicates, frame by frame, and a note on those left out."""
     unique: dict[str, Header] = {}
     double = 0
     for path in sorted(ref.files):
@@ -77,26 +80,25 @@ def _headers(ref: ScanRef) -> tuple[list[Header], list[str]]:
         raise ScanError(f"{ref.path} holds no image of the series.")
     kinds = {header.sop_class for header in unique.values()}
     if len(kinds) > 1:
-        raise ScanError(f"{ref.path} mixes CT, MR or PET images in one series; separate them.")
+        names = " and ".join(sorted(UID(kind).name for kind in kinds))
+        raise ScanError(f"{ref.path} mixes {names} in one series; separate them.")
     plural = "s are" if double > 1 else " is"
     notes = [f"{double} image{plural} present more than once (same SOPInstanceUID) and used once."] if double else []
-    return list(unique.values()), notes
+    files = sorted(unique.values(), key=lambda header: (header.instance is None, header.instance or 0, header.path))
+    return [image for header in files for image in images_of(header)], notes
 
 
-def _volume(stack: Stack, overlays: list[Path]) -> Volume:
-    """Decode a stack; images that carry overlay planes (groups 60xx) are added to ``overlays``."""
+def _volume(stack: Stack, reader: dicom_pixels.Reader, overlays: set[Path]) -> Volume:
+    """Decode a stack; files that carry overlay planes (groups 60xx) are added to ``overlays``."""
     first = stack.images[0]
     array = np.zeros((*first.shape, stack.depth), dtype=np.float32, order="F")
     empty = set(range(stack.depth)) - set(stack.indices)
     invalid = {k: np.ones(first.shape, dtype=np.bool_) for k in empty}
     for k, header in zip(stack.indices, stack.images, strict=True):
-        dataset = dicom_pixels.load(header.path)
+        dataset, stored = reader.read(header)
         if any(0x6000 <= tag.group <= 0x60FF for tag in dataset.keys()):  # noqa: SIM118 (iterating decodes)
-            overlays.append(header.path)
-        stored = dicom_pixels.decode(dataset, header.path)
-        if stored.shape[::-1] != first.shape:
-            raise ScanError(f"{header.path} has pixel data of another size than its header says; check the file.")
-        code = dicom_pixels.coding(dataset, header.path)
+            overlays.add(header.path)
+        code = dicom_pixels.coding(dataset, header)
         array[:, :, k] = dicom_pixels.to_physical(stored, code).T
         data = dicom_pixels.measured(stored, code)
         if not data.all():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,20 @@ class Image:
 
     Attributes:
         header: the source image that it copies.
-        number: its InstanceNumber.
+        number: its InstanceNumber; of the frames of a multi-frame object, what they are sorted by.
         values: shape (rows, columns), physical units.
+        stack: the volume of the source that it belongs to.
+        index: its index along the last axis of the result.
+        depth: length of that axis.
         place: None when it lies where its source does.
     """
 
     header: Header
     number: int
     values: NDArray[np.float32]
+    stack: Stack
+    index: int
+    depth: int
     place: Place | None = None
 
 
@@ -67,7 +74,8 @@ def own_grid(stacks: Sequence[Stack], arrays: Sequence[NDArray[np.float32]]) -> 
         stacks: the source.
         arrays: one array a stack, shape (columns, rows, slices).
     """
-    numbers = _instance_numbers(stacks)
+    framed = any(header.frame is not None for stack in stacks for header in stack.images)
+    numbers = _frame_numbers(stacks) if framed else _instance_numbers(stacks)
     images = []
     for which, (stack, array) in enumerate(zip(stacks, arrays, strict=True)):
         at = dict(zip(stack.indices, stack.images, strict=True))
@@ -76,11 +84,11 @@ def own_grid(stacks: Sequence[Stack], arrays: Sequence[NDArray[np.float32]]) -> 
         for k in range(depth):
             values = np.asarray(array[:, :, k], dtype=np.float32).T
             if k in at:
-                images.append(Image(at[k], next(numbers), values))
+                images.append(Image(at[k], next(numbers), values, stack, k, depth))
                 continue
             number = next(numbers)
             place = _place(stack, same, stack.affine, k, number, f"volume {which} slice {k}", _beside(stack, k))
-            images.append(Image(stack.images[stack.nearest(k)], number, values, place))
+            images.append(Image(stack.images[stack.nearest(k)], number, values, stack, k, depth, place))
     return images
 
 
@@ -102,7 +110,7 @@ def new_grid(
     for which, (stack, array, affine, grid) in enumerate(zip(stacks, arrays, affines, grids, strict=True)):
         depth = array.shape[2]
         before = len(images)
-        downwards = _runs_down(stack)
+        downwards = runs_down(stack)
         for k, x in enumerate(grid.places(2)):
             nearest = stack.nearest(x)
             others = (*stack.images[:nearest], *stack.images[nearest + 1 :])
@@ -110,7 +118,7 @@ def new_grid(
             number = before + (depth - k if downwards else k + 1)
             place = _place(stack, grid, affine, k, number, f"volume {which} slice {k}", sources)
             values = np.asarray(array[:, :, k], dtype=np.float32).T
-            images.append(Image(stack.images[nearest], number, values, place))
+            images.append(Image(stack.images[nearest], number, values, stack, k, depth, place))
     return images
 
 
@@ -152,10 +160,23 @@ def _beside(stack: Stack, k: int) -> tuple[Header, ...]:
     return pair if stack.nearest(k) == upper - 1 else pair[::-1]
 
 
-def _runs_down(stack: Stack) -> bool:
+def runs_down(stack: Stack) -> bool:
     """Whether InstanceNumber falls along the stack."""
     first, last = stack.images[0].instance, stack.images[-1].instance
     return first is not None and last is not None and first > last
+
+
+def _frame_numbers(stacks: Sequence[Stack]) -> Iterator[int]:
+    """1, 2, 3, ... in the order of files and frames; a missing slice comes between its neighbours."""
+    files: dict[Path, int] = {}
+    keys = []
+    for stack in stacks:
+        frames = [header.frame or 0 for header in stack.images]
+        for k, at in enumerate(np.interp(np.arange(stack.depth), stack.indices, frames)):
+            path = stack.images[stack.nearest(k)].path
+            keys.append((files.setdefault(path, len(files)), float(at)))
+    ranks = {n: rank for rank, n in enumerate(sorted(range(len(keys)), key=keys.__getitem__), start=1)}
+    return (ranks[n] for n in range(len(keys)))
 
 
 def _instance_numbers(stacks: Sequence[Stack]) -> Iterator[int]:

@@ -1,39 +1,48 @@
-"""What medidiff looks at in a DICOM header, and why a DICOM object may not be a scan that it can restore."""
+"""What medidiff looks at in a DICOM header."""
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
-CLASSIC = {
-    "1.2.840.10008.5.1.4.1.1.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.128": "PT",
-}
-PROJECTIONS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.12")  # CR, DX, mammography; XA and RF
+from medidiff.scans.dicom_problems import MODALITIES, Tail, problem
+from medidiff.scans.dicom_values import LARGEST, number, optional, tag_of, text, texts, vector
+
+HEAD = 1 << 16  # bytes that hold the whole header of nearly every single-frame image
 PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # the tag in little and big endian
 GE_GRADIENT = (0x001910BB, 0x001910BC, 0x001910BD)
 SIEMENS_GRADIENT = (0x0019100C, 0x0019100E)
 
-KEYWORDS = (
+GLANCE = (
     "SpecificCharacterSet",
     "ImageType",
     "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
     "SeriesDescription",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "SeriesNumber",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "ModalityLUTSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
+KEYWORDS = (
+    "SOPInstanceUID",
+    "Modality",
     "InstanceNumber",
     "AcquisitionNumber",
     "AcquisitionDate",
@@ -55,23 +64,22 @@ KEYWORDS = (
     "DiffusionGradientOrientation",
     "FrameReferenceTime",
     "Units",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "ModalityLUTSequence",
+    "ConcatenationUID",
+    "ConcatenationFrameOffsetNumber",
 )
-TAGS: list[Any] = [*KEYWORDS, *GE_GRADIENT, *SIEMENS_GRADIENT]
+GLANCE_TAGS = [tag_of(keyword) for keyword in GLANCE]
+TAGS = [*GLANCE_TAGS, *(tag_of(key) for key in (*KEYWORDS, *GE_GRADIENT, *SIEMENS_GRADIENT))]
 
 
 @dataclass(frozen=True)
 class Header:
-    """The facts of one DICOM file that decide where it belongs; positions in millimetres, LPS+ as in DICOM.
+    """The facts of one image that decide where it belongs; positions in millimetres, LPS+ as in DICOM.
 
-    ``thickness`` is the step to assume for a single slice; ``slice_thickness`` and ``location`` are SliceThickness and
-    SliceLocation, None where the file has no sensible value; ``slope`` is RescaleSlope, 1 where it has none.
+    An image is a file, or a frame of a multi-frame file. ``thickness`` is the step to assume for a single slice;
+    ``slice_thickness`` and ``location`` are SliceThickness and SliceLocation, None where there is no sensible value;
+    ``slope`` is RescaleSlope, 1 where there is none. ``frame`` counts from 0 and is None for a single-frame object.
+    ``frames`` is how many the file holds, ``file_instance`` the InstanceNumber of the file. Frames of different
+    ``bundle`` never form one volume. ``in_stack`` and ``indices`` are InStackPositionNumber and DimensionIndexValues.
     """
 
     path: Path
@@ -95,6 +103,17 @@ class Header:
     units: str
     facts: dict[str, tuple[Any, ...]]
     problem: str | None
+    frames: int = 1
+    frame: int | None = None
+    bundle: str = ""
+    file_instance: int | None = None
+    in_stack: int | None = None
+    indices: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> tuple[Path, int]:
+        """What no other image has."""
+        return self.path, self.frame or 0
 
     @property
     def has_geometry(self) -> bool:
@@ -131,47 +150,100 @@ def load_header(path: Path) -> Header:
         OSError: the file cannot be opened.
         Exception: whatever pydicom raises on a damaged file.
     """
-    with path.open("rb") as file, quiet():
-        size = path.stat().st_size
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
-        at = file.tell()
-        return _header(dataset, path, size - at, file.read(4) in PIXEL_DATA)
+    with quiet():
+        dataset, tail = _parse(path, TAGS)
+        return _header(dataset, path, tail)
 
 
-def _header(ds: Dataset, path: Path, remaining: int, has_pixels: bool) -> Header:
-    image_type = tuple(part.strip().upper() for part in _texts(ds, "ImageType"))
-    number = _number(ds, "SeriesNumber")
-    instance = _number(ds, "InstanceNumber")
-    thickness = _number(ds, "SliceThickness")
+@dataclass(frozen=True)
+class Glance:
+    """What tells to which series a file belongs, and why it is no scan; see `Header`."""
+
+    problem: str | None
+    study_uid: str
+    series_uid: str
+    series_number: int | None
+    description: str
+    modality: str
+
+
+def glance(path: Path) -> Glance:
+    """Read what discovery needs of one file, which is a third of the work of `load_header`; call it inside `quiet`.
+
+    Raises:
+        OSError: the file cannot be opened.
+        Exception: whatever pydicom raises on a damaged file.
+    """
+    ds, tail = _parse(path, GLANCE_TAGS)
+    series_number = number(ds, "SeriesNumber")
+    return Glance(
+        problem=problem(ds, tail),
+        study_uid=text(ds, "StudyInstanceUID"),
+        series_uid=text(ds, "SeriesInstanceUID"),
+        series_number=None if series_number is None else int(series_number),
+        description=text(ds, "SeriesDescription"),
+        modality=MODALITIES.get(text(ds, "SOPClassUID"), "OT"),
+    )
+
+
+def _parse(path: Path, tags: Sequence[Any]) -> tuple[Dataset, Tail]:
+    """Some elements of a file's header, from its first bytes if they hold all of it."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        size = os.fstat(file.fileno()).st_size
+        if len(head) < size:
+            with suppress(Exception):  # pydicom raises many kinds on what is cut off; the whole file is tried next
+                dataset, tail = _parse_stream(io.BytesIO(head), size, tags)
+                if tail.has_pixels:
+                    return dataset, tail
+            file.seek(0)
+            return _parse_stream(file, size, tags)
+        return _parse_stream(io.BytesIO(head), size, tags)
+
+
+def _parse_stream(file: BinaryIO, size: int, tags: Sequence[Any]) -> tuple[Dataset, Tail]:
+    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(tags))
+    at = file.tell()
+    return dataset, Tail(size - at, file.read(4) in PIXEL_DATA)
+
+
+def _header(ds: Dataset, path: Path, tail: Tail) -> Header:
+    image_type = tuple(part.strip().upper() for part in texts(ds, "ImageType"))
+    series_number = number(ds, "SeriesNumber")
+    instance = number(ds, "InstanceNumber")
+    thickness = number(ds, "SliceThickness")
     return Header(
         path=path,
-        sop_class=_text(ds, "SOPClassUID"),
-        sop_uid=_text(ds, "SOPInstanceUID"),
-        study_uid=_text(ds, "StudyInstanceUID"),
-        series_uid=_text(ds, "SeriesInstanceUID"),
-        series_number=None if number is None else int(number),
-        description=_text(ds, "SeriesDescription"),
-        modality=CLASSIC.get(_text(ds, "SOPClassUID"), "OT"),
+        sop_class=text(ds, "SOPClassUID"),
+        sop_uid=text(ds, "SOPInstanceUID"),
+        study_uid=text(ds, "StudyInstanceUID"),
+        series_uid=text(ds, "SeriesInstanceUID"),
+        series_number=None if series_number is None else int(series_number),
+        description=text(ds, "SeriesDescription"),
+        modality=MODALITIES.get(text(ds, "SOPClassUID"), "OT"),
         instance=None if instance is None else int(instance),
-        shape=(int(_number(ds, "Columns") or 0), int(_number(ds, "Rows") or 0)),
-        orientation=_unit_vectors(_vector(ds, "ImageOrientationPatient", 6)),
-        position=_vector(ds, "ImagePositionPatient", 3),
-        spacing=_positive(_vector(ds, "PixelSpacing", 2)),
-        thickness=_number(ds, "SpacingBetweenSlices") or thickness or 1.0,
-        slice_thickness=thickness if thickness is not None and 0 < thickness < 1e9 else None,
-        location=_number(ds, "SliceLocation"),
-        slope=_number(ds, "RescaleSlope") or 1.0,
+        shape=(int(number(ds, "Columns") or 0), int(number(ds, "Rows") or 0)),
+        orientation=unit_vectors(vector(ds, "ImageOrientationPatient", 6)),
+        position=vector(ds, "ImagePositionPatient", 3),
+        spacing=positive(vector(ds, "PixelSpacing", 2)),
+        thickness=number(ds, "SpacingBetweenSlices") or thickness or 1.0,
+        slice_thickness=credible(thickness),
+        location=number(ds, "SliceLocation"),
+        slope=number(ds, "RescaleSlope") or 1.0,
         image_type=image_type,
-        units=_text(ds, "Units"),
+        units=text(ds, "Units"),
         facts=_facts(ds),
-        problem=_problem(ds, image_type, remaining, has_pixels),
+        problem=problem(ds, tail),
+        frames=int(number(ds, "NumberOfFrames") or 1),
+        bundle=text(ds, "ConcatenationUID"),
+        file_instance=None if instance is None else int(instance),
     )
 
 
 def _facts(ds: Dataset) -> dict[str, tuple[Any, ...]]:
     """What may tell images at the same position apart, in the order in which it is tried."""
-    gradient = _vector(ds, "DiffusionGradientOrientation", 3) or ()
-    private = tuple(_text(ds, tag) for tag in (*GE_GRADIENT, *SIEMENS_GRADIENT))
+    gradient = vector(ds, "DiffusionGradientOrientation", 3) or ()
+    private = tuple(text(ds, tag) for tag in (*GE_GRADIENT, *SIEMENS_GRADIENT))
     numbers = {
         "t": "TemporalPositionIdentifier",
         "echo": "EchoNumbers",
@@ -182,123 +254,28 @@ def _facts(ds: Dataset) -> dict[str, tuple[Any, ...]]:
         "acquisition": "AcquisitionNumber",
         "frame time": "FrameReferenceTime",
     }
-    facts: dict[str, tuple[Any, ...]] = {"b": _optional(_number(ds, "DiffusionBValue"))}
+    facts: dict[str, tuple[Any, ...]] = {"b": optional(number(ds, "DiffusionBValue"))}
     facts |= {"gradient": (*gradient, *private)}
-    facts |= {name: _optional(_number(ds, keyword)) for name, keyword in numbers.items()}
-    facts |= {"time": (_text(ds, "AcquisitionDate"), _text(ds, "AcquisitionTime"))}
+    facts |= {name: optional(number(ds, keyword)) for name, keyword in numbers.items()}
+    facts |= {"time": (text(ds, "AcquisitionDate"), text(ds, "AcquisitionTime"))}
     return facts
 
 
-def _problem(ds: Dataset, image_type: tuple[str, ...], remaining: int, has_pixels: bool) -> str | None:
-    """Why the object is not processed, or None."""
-    sop_class = _text(ds, "SOPClassUID")
-    colour = _text(ds, "PhotometricInterpretation")
-    frames = int(_number(ds, "NumberOfFrames") or 1)
-    if sop_class not in CLASSIC:
-        return _class_problem(ds, sop_class)
-    if (_number(ds, "SamplesPerPixel") or 1) != 1 or not colour.startswith("MONOCHROME"):
-        return f"a colour image ({colour or 'several samples a pixel'}), not scan data"
-    if "MOSAIC" in image_type:
-        return "a Siemens mosaic (one sheet holds many slices); convert it with dcm2niix and give the NIfTI file"
-    if "VFRAME" in image_type:
-        return "a UIH VFRAME sheet (one sheet holds many slices); convert it with dcm2niix and give the NIfTI file"
-    if "LOCALIZER" in image_type:
-        return "a localizer (scout) image"
-    if {"SCREEN SAVE", "SCREENSAVE"} & set(image_type):
-        return "a screen capture, not scan data"
-    if frames != 1:
-        return f"{frames} frames in a single-frame class ({UID(sop_class).name}); convert it to single frames"
-    if "ModalityLUTSequence" in ds:
-        return "pixel values go through a modality lookup table, which cannot be written back"
-    needed = (_number(ds, "Rows") or 0) * (_number(ds, "Columns") or 0) * (_number(ds, "BitsAllocated") or 0) / 8
-    syntax = _syntax(ds)
-    if syntax is not None and syntax.is_deflated:
-        return None  # pydicom has inflated the file, so the place of the pixels in it is not known
-    if not has_pixels or needed == 0:
-        return "truncated or without pixel data"
-    tag_and_length = 8 if ds.original_encoding[0] else 12  # implicit or explicit VR
-    if (syntax is None or not syntax.is_compressed) and remaining < needed + tag_and_length:
-        return "truncated: the pixel data are shorter than rows x columns"
-    return None
-
-
-def _class_problem(ds: Dataset, sop_class: str) -> str:
-    media = _text(getattr(ds, "file_meta", Dataset()), "MediaStorageSOPClassUID")
-    if media == "1.2.840.10008.1.3.10":
-        return "a DICOMDIR (an index of a disc), not an image"
-    if not sop_class:
-        return "damaged or without a SOP class: not a DICOM image"
-    name = UID(sop_class).name
-    colour = _text(ds, "PhotometricInterpretation")
-    if "Secondary Capture" in name:
-        what = "a secondary capture (a picture of a screen or report)"
-        return f"{what} in colour ({colour}), not scan data" if colour == "RGB" else f"{what}, not scan data"
-    if "Image" in name and ("Enhanced" in name or "Legacy Converted" in name):
-        return (
-            f"{name} (multi-frame) is not supported in this version; convert it with dcm2niix and give the NIfTI file"
-        )
-    if sop_class in PROJECTIONS or sop_class.startswith(tuple(f"{root}." for root in PROJECTIONS)):
-        return f"a projection image ({name}), not a CT, MR or PET slice"
-    return f"{name} is not a CT, MR or PET image"
-
-
-def _syntax(ds: Dataset) -> UID | None:
-    text = _text(getattr(ds, "file_meta", Dataset()), "TransferSyntaxUID")
-    uid = UID(text)
-    return uid if text and uid.is_transfer_syntax else None
-
-
-def _value(ds: Dataset, key: Any) -> Any:
-    try:
-        return ds[key].value if key in ds else None
-    except Exception:  # pydicom raises many kinds on damaged values; the value then counts as absent
-        return None
-
-
-def _text(ds: Dataset, key: Any) -> str:
-    value = _value(ds, key)
-    return "" if value is None else str(value).strip()
-
-
-def _texts(ds: Dataset, key: str) -> list[str]:
-    value = _value(ds, key)
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [str(part) for part in value]
-
-
-def _number(ds: Dataset, key: str) -> float | None:
-    value = _value(ds, key)
-    if value is not None and not isinstance(value, str | int | float) and hasattr(value, "__getitem__"):
-        value = value[0] if len(value) else None
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _vector(ds: Dataset, key: str, length: int) -> tuple[float, ...] | None:
-    value = _value(ds, key)
-    try:
-        numbers = tuple(float(part) for part in value)
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == length and all(abs(number) < 1e9 for number in numbers) else None
-
-
-def _unit_vectors(iop: tuple[float, ...] | None) -> tuple[float, ...] | None:
+def unit_vectors(iop: tuple[float, ...] | None) -> tuple[float, ...] | None:
     """The orientation if its two directions are unit vectors at a right angle, as the standard wants."""
     if iop is None:
         return None
     row, column = iop[:3], iop[3:]
-    lengths = [sum(part * part for part in vector) for vector in (row, column)]
+    lengths = [sum(part * part for part in direction) for direction in (row, column)]
     slanted = abs(sum(a * b for a, b in zip(row, column, strict=True)))
     return iop if all(abs(length - 1) < 0.02 for length in lengths) and slanted < 0.01 else None
 
 
-def _positive(spacing: tuple[float, ...] | None) -> tuple[float, ...] | None:
+def positive(spacing: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """A pixel spacing that is one."""
     return spacing if spacing is not None and min(spacing) > 0 else None
 
 
-def _optional(value: float | None) -> tuple[Any, ...]:
-    return () if value is None else (value,)
+def credible(thickness: float | None) -> float | None:
+    """A slice thickness that is one."""
+    return thickness if thickness is not None and 0 < thickness < LARGEST else None

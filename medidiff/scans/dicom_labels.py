@@ -12,6 +12,7 @@ from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from typing import Any
 
 from highdicom import ContributingEquipment
 from pydicom.datadict import dictionary_VR
@@ -70,7 +71,6 @@ ACQUISITION_FACTS: dict[str, frozenset[int]] = {
     "GEMS_PARM_01": frozenset({0x39}),
     "Philips Imaging DD 001": frozenset({0x03, 0x04}),
     "Philips MR Imaging DD 001": frozenset({0xB0, 0xB1, 0xB2}),
-    "Philips MR Imaging DD 005": frozenset({0x0D, 0x0E, 0x0F}),
 }
 
 
@@ -119,7 +119,7 @@ def relabel(
     sources: TypingSequence[tuple[str, str]] | None = None,
     place: str = "",
 ) -> None:
-    """Edit one copied dataset in place; pixels and geometry are not touched.
+    """Edit one copied single-frame dataset in place; pixels and geometry are not touched.
 
     Args:
         dataset: the copy.
@@ -128,19 +128,23 @@ def relabel(
         sources: SOP class and instance UID of each source image; the copied image alone when not given.
         place: tells images that are copies of one source apart.
     """
+    used = sources or [(str(dataset.SOPClassUID), str(dataset.get("SOPInstanceUID", "")))]
+    identify(dataset, labels, instance_number, place)
+    _derivation(dataset, labels.derivation)
+    dataset[SOURCE_IMAGES] = _encoded(used)
+
+
+def identify(dataset: Dataset, labels: SeriesLabels, instance_number: int, place: str = "") -> None:
+    """Give a copied dataset the identity of a derived one and drop what describes the old pixels; see `relabel`."""
     derivation = labels.derivation
-    source_class, source_uid = str(dataset.SOPClassUID), str(dataset.get("SOPInstanceUID", ""))
     _drop(dataset)
-    dataset.SOPInstanceUID = new_uid(derivation, f"image {source_uid} {place}".strip())
+    dataset.SOPInstanceUID = new_uid(derivation, f"image {dataset.get('SOPInstanceUID', '')} {place}".strip())
     dataset.SeriesInstanceUID = labels.series_uid
     dataset.SeriesNumber = labels.series_number
     dataset.SeriesDescription = series_description(dataset, suffix(derivation))
     dataset.InstanceNumber = instance_number
-    dataset.ImageType = _image_type(dataset)
+    dataset.ImageType = derived_type(dataset.get("ImageType"))
     date(dataset, labels.moment)
-    _derivation(dataset, derivation)
-    used = sources or [(source_class, source_uid)]
-    dataset[SOURCE_IMAGES] = _encoded(used)
     equipment = list(dataset.get("ContributingEquipmentSequence") or [])
     dataset.ContributingEquipmentSequence = Sequence([*equipment, contributing_equipment(labels)])
     if derivation.sample or derivation.task != "denoise":
@@ -186,7 +190,8 @@ def _is_sequence(tag: int) -> bool:
 def _drop_private(item: Dataset) -> None:
     for tag in list(item.keys()):
         if tag.is_private:
-            del item[tag]
+            if not _is_acquisition_fact(item, tag.group, tag.element):
+                del item[tag]
         elif _is_sequence(tag):
             for inner in item[tag].value or []:
                 _drop_private(inner)
@@ -206,9 +211,9 @@ def series_description(dataset: Dataset, suffix: str) -> str:
     return f"{source[: 64 - len(suffix) - 1].rstrip()} {suffix}".strip()
 
 
-def _image_type(dataset: Dataset) -> list[str]:
-    value = dataset.get("ImageType") or []
-    parts = [value] if isinstance(value, str) else [str(part) for part in value]
+def derived_type(value: Any) -> list[str]:
+    """ImageType or FrameType of a derived image, from that of its source."""
+    parts = [value] if isinstance(value, str) else [str(part) for part in value or []]
     second = parts[1].strip() if len(parts) > 1 else ""
     return ["DERIVED", second if second in ("PRIMARY", "SECONDARY") else "PRIMARY", *parts[2:]]
 
@@ -231,12 +236,17 @@ def _zone(offset: str) -> timezone | None:
 
 def _derivation(dataset: Dataset, derivation: Derivation) -> None:
     """Append this step to what the source says of its own derivation (text of VR ST, at most 1024 characters)."""
-    text = derivation.text.encode("ascii", "replace").decode()[:1024]
+    text = derivation_text(derivation)
     earlier = str(dataset.get("DerivationDescription") or "").strip()
     room = 1024 - len(text) - 2
     dataset.DerivationDescription = f"{earlier[:room]}; {text}" if earlier and room > 0 else text
     steps = [item for item in dataset.get("DerivationCodeSequence") or [] if item.get("CodeValue")]
-    dataset.DerivationCodeSequence = Sequence([*steps, _code(*CODES[derivation.task])])
+    dataset.DerivationCodeSequence = Sequence([*steps, code(*CODES[derivation.task])])
+
+
+def derivation_text(derivation: Derivation) -> str:
+    """DerivationDescription."""
+    return derivation.text.encode("ascii", "replace").decode()[:1024]
 
 
 def _encoded(sources: TypingSequence[tuple[str, str]]) -> RawDataElement:
@@ -252,22 +262,24 @@ def _encoded(sources: TypingSequence[tuple[str, str]]) -> RawDataElement:
 @lru_cache(maxsize=4096)
 def _encoded_reference(sop_class: str, sop_uid: str) -> bytes:
     holder = Dataset()
-    holder.SourceImageSequence = Sequence([_reference(sop_class, sop_uid)])
+    holder.SourceImageSequence = Sequence([reference(sop_class, sop_uid)])
     file = DicomBytesIO()
     file.is_implicit_VR, file.is_little_endian = False, True
     write_dataset(file, holder)
     return file.getvalue()[12:]  # less the tag, VR and length of the sequence
 
 
-def _reference(sop_class: str, sop_uid: str) -> Dataset:
+def reference(sop_class: str, sop_uid: str) -> Dataset:
+    """An item of SourceImageSequence."""
     item = Dataset()
     item.ReferencedSOPClassUID = sop_class
     item.ReferencedSOPInstanceUID = sop_uid
-    item.PurposeOfReferenceCodeSequence = Sequence([_code(*SOURCE_PURPOSE)])
+    item.PurposeOfReferenceCodeSequence = Sequence([code(*SOURCE_PURPOSE)])
     return item
 
 
-def _code(value: str, meaning: str) -> Dataset:
+def code(value: str, meaning: str) -> Dataset:
+    """A coded concept of the standard's own scheme."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
     return item

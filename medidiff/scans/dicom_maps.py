@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
 
 from medidiff.errors import CannotWrite, ScanError
-from medidiff.scans import dicom_write
+from medidiff.scans import dicom_files, dicom_write
 from medidiff.scans.dicom import DicomSource
+from medidiff.scans.dicom_frames import Groups
 from medidiff.scans.dicom_headers import quiet
 from medidiff.scans.dicom_labels import (
     MANUFACTURER,
@@ -88,10 +90,10 @@ QUANTITIES = {
 
 def write(
     scan: Scan,
-    arrays: Sequence[NDArray[np.float32]],
+    arrays: TypingSequence[NDArray[np.float32]],
     target: Path,
     derivation: Derivation,
-    affines: Sequence[NDArray[np.float64]] | None = None,
+    affines: TypingSequence[NDArray[np.float64]] | None = None,
     quantity: str = "uncertainty",
 ) -> tuple[Path, ...]:
     """Write one Parametric Map a volume, in one series of its own.
@@ -125,7 +127,9 @@ def write(
     for number, (stack, volume, array, affine) in volumes:
         path = target.with_name(f"{stem}.dcm" if number == 1 else f"{stem}_{number}.dcm")
         with quiet():
-            images = [_load(header.path) for header in stack.images]
+            images = [_load(path) for path in dict.fromkeys(header.path for header in stack.images)]
+            if stack.images[0].frame is not None:
+                images[0] = _frames_alone(images[0], stack)
             if not all(header.has_geometry for header in stack.images) or not images[0].get("FrameOfReferenceUID"):
                 continue
             try:
@@ -146,6 +150,36 @@ def _load(path: Path) -> Dataset:
         return pydicom.dcmread(path, force=True, stop_before_pixels=True)
     except Exception as error:  # pydicom raises many kinds on damaged files
         raise ScanError(f"{path} cannot be read as DICOM ({type(error).__name__}); check the file.") from error
+
+
+def _frames_alone(dataset: Dataset, stack: Stack) -> Dataset:
+    """A multi-frame header with the frames of one stack alone, which share what highdicom wants to be shared."""
+    groups = Groups(dataset)
+    path, first = stack.images[0].path, stack.images[0].frame or 0
+    shared = ("PixelMeasuresSequence", "PlaneOrientationSequence")
+    common = {keyword: groups.of(first, keyword) for keyword in shared}
+    positions = [
+        groups.of(header.frame or 0, "PlanePositionSequence") for header in stack.images if header.path == path
+    ]
+    frames = []
+    for position in positions:
+        frames.append(Dataset())
+        frames[-1].PlanePositionSequence = Sequence([position])
+    dataset.SharedFunctionalGroupsSequence = Sequence([Dataset()])
+    for keyword, group in common.items():
+        setattr(dataset.SharedFunctionalGroupsSequence[0], keyword, Sequence([group]))
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    dataset.NumberOfFrames = len(frames)
+    return dataset
+
+
+def _name_frames(made: Dataset, stack: Stack) -> None:
+    """Turn frame numbers among a stack's frames into those of the source file."""
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        for step in frame.get("DerivationImageSequence", []):
+            for source in step.get("SourceImageSequence", []):
+                if "ReferencedFrameNumber" in source:
+                    source.ReferencedFrameNumber = (stack.images[int(source.ReferencedFrameNumber) - 1].frame or 0) + 1
 
 
 def _map(
@@ -170,7 +204,8 @@ def _map(
     low, high = float(frames.min()), float(frames.max())
     with_units = NO_UNITS if quantity.relative else UNITS.get(volume.units, NO_UNITS)
     made: Any = hd.pm.ParametricMap(
-        source_images=images,
+        source_images=images if stack.images[0].frame is None else images[:1],
+        further_source_images=None if stack.images[0].frame is None else images[1:] or None,
         pixel_array=hd.Volume(
             frames,
             (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]],
@@ -210,6 +245,8 @@ def _map(
         contributing_equipment=[contributing_equipment(labels)],
         series_description=description,
     )
+    if stack.images[0].frame is not None:
+        _name_frames(made, stack)
     made.Laterality = str(first.get("Laterality") or "")  # type 2C, which highdicom leaves out
     made.DerivationDescription = derivation.text.encode("ascii", "replace").decode()[:1024]
     if derivation.sample or derivation.task != "denoise" or first.get("SyntheticData") == "YES":
@@ -221,7 +258,7 @@ def _map(
     organization = new_uid(derivation, f"{what} dimensions {stack.images[0].sop_uid}")
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
-    made.file_meta = dicom_write.file_meta(made, derivation.version)
+    made.file_meta = dicom_files.file_meta(made, derivation.version)
     return made  # type: ignore[no-any-return]
 
 

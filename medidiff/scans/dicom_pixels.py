@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -12,6 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from medidiff.errors import ScanError
+from medidiff.scans.dicom_frames import Groups
+from medidiff.scans.dicom_headers import Header
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,32 @@ def load(path: Path) -> Dataset:
         raise ScanError(f"{path} cannot be read as DICOM ({type(error).__name__}); check the file.") from error
 
 
-def decode(dataset: Dataset, path: Path) -> NDArray[np.int64]:
-    """Stored values of a single-frame image, shape (rows, columns).
+class Reader:
+    """Reads images; the frames of one file are decoded once, as long as they are asked for in a row."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._dataset = Dataset()
+        self._frames: NDArray[np.integer[Any]] = np.zeros((0, 0, 0), dtype=np.int16)
+
+    def read(self, header: Header) -> tuple[Dataset, NDArray[np.int64]]:
+        """The file of an image and the image's stored values, shape (rows, columns); both are for reading only.
+
+        Raises:
+            ScanError: the file cannot be read or decoded, or is not what its header said.
+        """
+        if self._path != header.path:
+            self._path = None
+            self._dataset = load(header.path)
+            self._frames = decode(self._dataset, header.path)
+            self._path = header.path
+        if self._frames.shape != (header.frames, *header.shape[::-1]):
+            raise ScanError(f"{header.path} has pixel data of another size than its header says; check the file.")
+        return self._dataset, self._frames[header.frame or 0].astype(np.int64)
+
+
+def decode(dataset: Dataset, path: Path) -> NDArray[np.integer[Any]]:
+    """Stored values of a grey-scale object, shape (frames, rows, columns).
 
     Raises:
         ScanError: the pixel data are damaged, or no decoder for their compression is installed.
@@ -66,31 +94,47 @@ def decode(dataset: Dataset, path: Path) -> NDArray[np.int64]:
         raise ScanError(f"{path} has pixel data that cannot be decoded ({syntax}); check the file.") from error
     if not aligned:
         raise ScanError(f"{path} stores its pixels in unusual bits (HighBit is not BitsStored - 1); convert it first.")
-    if pixels.ndim == 3 and pixels.shape[0] == 1:
-        pixels = pixels[0]
-    if pixels.ndim != 2 or not np.issubdtype(pixels.dtype, np.integer):
-        raise ScanError(f"{path} does not hold one grey-scale image of whole numbers; it cannot be restored.")
-    return pixels.astype(np.int64)
+    if pixels.ndim == 2:
+        pixels = pixels[np.newaxis]
+    if pixels.ndim != 3 or not np.issubdtype(pixels.dtype, np.integer):
+        raise ScanError(f"{path} does not hold grey-scale images of whole numbers; it cannot be restored.")
+    return pixels
 
 
-def coding(dataset: Dataset, path: Path) -> Coding:
-    """How the image's values are stored; absent or zero slopes count as 1.
+def coding(dataset: Dataset, header: Header) -> Coding:
+    """How an image's values are stored; absent or zero slopes count as 1.
+
+    Args:
+        dataset: the image's file.
+        header: the image.
+
+    Raises:
+        ScanError: the attributes that say so are damaged.
+    """
+    return codings(dataset, header.path, None if header.frame is None else [header.frame])[0]
+
+
+def codings(dataset: Dataset, path: Path, frames: Iterable[int] | None = None) -> list[Coding]:
+    """How the values of frames are stored; of every frame, or of a single-frame object, when none are named.
 
     Raises:
         ScanError: the attributes that say so are damaged.
     """
     try:
-        return _coding(dataset)
+        groups = Groups(dataset)
+        wanted = range(len(groups.frames)) if frames is None else frames
+        found = [_coding(dataset, groups.of(frame, "PixelValueTransformationSequence")) for frame in wanted]
+        return found or [_coding(dataset, dataset)]
     except Exception as error:  # pydicom raises many kinds on damaged values
         raise ScanError(f"{path} has damaged pixel attributes ({type(error).__name__}); check the file.") from error
 
 
-def _coding(dataset: Dataset) -> Coding:
+def _coding(dataset: Dataset, rescale: Dataset) -> Coding:
     signed = bool(int(dataset.get("PixelRepresentation", 0) or 0))
     bits = int(dataset.get("BitsStored", 0) or dataset.get("BitsAllocated", 16))
     return Coding(
-        slope=_number(dataset, "RescaleSlope") or 1.0,
-        intercept=_number(dataset, "RescaleIntercept") or 0.0,
+        slope=_number(rescale, "RescaleSlope") or 1.0,
+        intercept=_number(rescale, "RescaleIntercept") or 0.0,
         bits=bits,
         signed=signed,
         padding=_padding(dataset),

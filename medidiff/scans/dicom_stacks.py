@@ -72,16 +72,18 @@ def stacks(headers: Sequence[Header], fill_gaps: bool = False) -> tuple[tuple[St
     placed = [header for header in headers if header.has_geometry]
     lost = sorted((header for header in headers if not header.has_geometry), key=_by_instance)
     result: list[Stack] = []
-    groups = _groups(placed)
-    if len(groups) > 1:
-        sizes: Counter[str] = Counter()
+    bundles = _bundles(placed)
+    if len(bundles) > 1:
+        notes.append(f"The series holds {len(bundles)} multi-frame objects, each treated by itself.")
+    for number, bundle in enumerate(bundles, start=1):
+        of_bundle = f"object={number}" if len(bundles) > 1 else ""
+        groups = _groups(bundle)
+        if len(groups) > 1:
+            notes.append(_groups_note(of_bundle, groups))
         for label, group in groups:
-            sizes[label] += len(group)
-        names = "; ".join(f"{label} ({_images(size)})" for label, size in sizes.items())
-        notes.append(f"The series holds {len(groups)} stacks, each treated by itself: {names}.")
-    for label, group in groups:
-        for volume_label, images in _repetitions(label, group, notes):
-            result += _one_volume(images, volume_label, notes, fill_gaps)
+            full_label = ", ".join(part for part in (of_bundle, label) if part)
+            for volume_label, images in _repetitions(full_label, group, notes):
+                result += _one_volume(images, volume_label, notes, fill_gaps)
     if lost:
         notes.append(f"{_images(len(lost))} without a position in space: each is treated as a 2-D image.")
         reason = "the images do not say where they lie in space" if len(lost) > 1 else ""
@@ -175,8 +177,25 @@ def stack_affine(images: Sequence[Header], steps: int | None = None) -> NDArray[
     return np.asarray(LPS_TO_RAS @ affine, dtype=np.float64)
 
 
+def _bundles(headers: Sequence[Header]) -> list[list[Header]]:
+    """Split by multi-frame object, in the order given; single-frame images are one bundle."""
+    bundles: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        bundles[header.bundle].append(header)
+    return list(bundles.values())
+
+
+def _groups_note(bundle: str, groups: Sequence[tuple[str, list[Header]]]) -> str:
+    sizes: Counter[str] = Counter()
+    for label, group in groups:
+        sizes[label] += len(group)
+    names = "; ".join(f"{label} ({_images(size)})" for label, size in sizes.items())
+    holder = f"Stack {bundle}" if bundle else "The series"
+    return f"{holder} holds {len(groups)} stacks, each treated by itself: {names}."
+
+
 def _groups(headers: Sequence[Header]) -> list[tuple[str, list[Header]]]:
-    """Split by what never varies inside a volume: orientation, grid, image flavour, echo number and b-value."""
+    """Split by what never varies inside a volume: orientation, grid, image flavour, echo number, b-value and stack."""
     kinds: list[NDArray[np.float64]] = []
     grouped: dict[tuple[Any, ...], list[Header]] = defaultdict(list)
     for header in sorted(headers, key=_by_instance):
@@ -191,9 +210,10 @@ def _groups(headers: Sequence[Header]) -> list[tuple[str, list[Header]]]:
             ("type", "/".join(part for part in header.image_type[2:] if part)),
             ("echo", header.facts["echo"]),
             ("b", header.facts["b"]),
+            ("stack", header.facts.get("stack", ())),
         )
         grouped[key].append(header)
-    differing = [n for n in range(5) if len({key[n] for key in grouped}) > 1]
+    differing = [n for n in range(6) if len({key[n] for key in grouped}) > 1]
     result = []
     for key, group in grouped.items():
         parts = [_plane(group[0]) if n == 0 else f"{key[n][0]}={_show(key[n][1])}" for n in differing]
@@ -218,7 +238,7 @@ def _repetitions(label: str, group: list[Header], notes: list[str]) -> Iterable[
                 return [(_join(label, _fact_label(chosen, n, key)), images) for n, (key, images) in enumerate(order)]
     by_position: dict[int, list[Header]] = defaultdict(list)
     for header in group:
-        by_position[level[header.path]].append(header)
+        by_position[level[header.key]].append(header)
     numbered = len({header.instance for header in group} - {None}) == len(group)
     if numbered and all(len(images) == repeats for images in by_position.values()):
         notes.append(_repetition_note(group, label, repeats, "the order of their InstanceNumber alone"))
@@ -237,8 +257,8 @@ def _one_volume(images: Sequence[Header], label: str, notes: list[str], fill_gap
     if len(images) == 1:
         return [Stack(tuple(images), stack_affine(images), label)]
     normal = slice_normal(images[0])
-    along = {header.path: float(np.dot(header.position or (0, 0, 0), normal)) for header in images}
-    ordered = sorted(images, key=lambda header: (along[header.path], _by_instance(header)))
+    along = {header.key: float(np.dot(header.position or (0, 0, 0), normal)) for header in images}
+    ordered = sorted(images, key=lambda header: (along[header.key], _by_instance(header)))
     reason = why_not_a_volume(ordered)
     if reason is None:
         return [Stack(tuple(ordered), stack_affine(ordered), label)]
@@ -278,21 +298,21 @@ def _split(group: Sequence[Header], chosen: Sequence[str]) -> dict[tuple[Any, ..
     return result
 
 
-def _unique(images: Sequence[Header], level: dict[Path, int]) -> bool:
-    return len({level[header.path] for header in images}) == len(images)
+def _unique(images: Sequence[Header], level: dict[tuple[Path, int], int]) -> bool:
+    return len({level[header.key] for header in images}) == len(images)
 
 
-def _levels(group: Sequence[Header]) -> dict[Path, int]:
+def _levels(group: Sequence[Header]) -> dict[tuple[Path, int], int]:
     """Number the distinct positions along the normal; images of one position get one number."""
     along = np.array([header.position for header in group]) @ slice_normal(group[0])
     order = np.argsort(along, kind="stable")
     steps = np.diff(along[order]) >= SAME_POSITION
     numbers = np.concatenate([[0], np.cumsum(steps)])
-    return {group[int(index)].path: int(number) for index, number in zip(order, numbers, strict=True)}
+    return {group[int(index)].key: int(number) for index, number in zip(order, numbers, strict=True)}
 
 
-def _by_instance(header: Header) -> tuple[int, str]:
-    return (header.instance if header.instance is not None else 2**31, header.path.as_posix())
+def _by_instance(header: Header) -> tuple[int, str, int]:
+    return (header.instance if header.instance is not None else 2**31, header.path.as_posix(), header.frame or 0)
 
 
 def _plane(header: Header) -> str:

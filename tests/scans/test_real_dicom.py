@@ -41,9 +41,11 @@ PROCESSED = {
     "mr_monochrome1_made": (1, 1, ""),
     "mr_nonascii_names_made": (1, 1, ""),
     "mr_overlays": (1, 1, "Overlays"),
+    "mr_philips_enhanced": (1, 1, ""),
     "mr_philips_two_orientations": (1, 2, "sagittal"),
     "mr_pmod_per_slice_slope": (1, 1, ""),
     "mr_siemens_sag": (1, 1, ""),
+    "mr_siemens_xa_enhanced": (1, 4, "4 multi-frame objects"),
     "mr_small_big_endian": (1, 1, ""),
     "mr_small_explicit_le": (1, 1, ""),
     "mr_small_padded": (1, 1, ""),
@@ -55,10 +57,8 @@ PROCESSED = {
 # case: words of the reason that every file is skipped for
 SKIPPED = {
     "dx_monochrome1": "projection image (Digital X-Ray",
-    "mr_enhanced_small": "Enhanced MR Image Storage",
-    "mr_philips_enhanced": "Enhanced MR Image Storage",
+    "mr_enhanced_small": "Enhanced MR Image Storage without functional groups",
     "mr_siemens_mosaic_jpegll": "mosaic",
-    "mr_siemens_xa_enhanced": "Enhanced MR Image Storage",
     "mr_truncated": "truncated",
     "mr_uih_tiled": "VFRAME",
     "rgb_secondary": "in colour (RGB)",
@@ -153,7 +153,9 @@ FINER = {
     "ct_philips_noext": (1, 1, 5),
     "mr_canon_40slices": (1, 1, 3),
     "mr_hitachi_oblique_japanese": (2, 2, 2),
+    "mr_philips_enhanced": (1, 1, 2),
     "mr_siemens_sag": (2, 1, 3),
+    "mr_siemens_xa_enhanced": (2, 2, 3),
     "pt_per_slice_slope_made": (1, 1, 2),
 }
 
@@ -162,20 +164,26 @@ FINER = {
 def test_super_resolved(real_data, tmp_path, name):
     (case,) = find_scans([real_data / "dicom" / name]).cases
     scan = read(case)
-    (volume,) = scan.volumes
     factors = np.array(FINER[name])
     change = np.diag([*(1 / factors), 1])
     change[:3, 3] = (1 / factors - 1) / 2
-    array = zoom(volume.array, factors, order=1, grid_mode=True, mode="nearest").astype(np.float32)
+    arrays = [
+        zoom(volume.array, factors, order=1, grid_mode=True, mode="nearest").astype(np.float32)
+        for volume in scan.volumes
+    ]
+    affines = [volume.affine @ change for volume in scan.volumes]
     label = Derivation("superres", "Super-resolved by medidiff 0.1.0.", "medidiff 0.1.0 superres", "0.1.0")
-    write(scan, [array], tmp_path / "out", label, [volume.affine @ change])
+    write(scan, arrays, tmp_path / "out", label, affines)
     assert judge(real_data, real_data / "dicom" / name, tmp_path / "out", task="superres") == []
-    (back,) = read(find_scans([tmp_path / "out"]).cases[0]).volumes
-    assert back.array.shape == array.shape
-    np.testing.assert_allclose(back.affine, volume.affine @ change, atol=1e-4)
-    made = write_map(scan, [array], tmp_path / "u.nii.gz", label, [volume.affine @ change])
-    assert len(made) == (1 if name == "mr_hitachi_oblique_japanese" else 2), "there it has no frame of reference"
+    back = read(find_scans([tmp_path / "out"]).cases[0]).volumes
+    for volume, array, affine in zip(back, arrays, affines, strict=True):
+        assert volume.array.shape == array.shape
+        np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
+    made = write_map(scan, arrays, tmp_path / "u.nii.gz", label, affines)
+    assert len(made) == (1 if name in NO_FRAME_OF_REFERENCE else 1 + len(arrays))
 
+
+NO_FRAME_OF_REFERENCE = ("mr_hitachi_oblique_japanese", "mr_philips_enhanced")
 
 FILLED = [
     "ct_lossy_j2k",
@@ -186,6 +194,8 @@ FILLED = [
     "mr_compressed_rle",
     "mr_ge_oblique_dwi_4d",
     "mr_hitachi_oblique_japanese",
+    "mr_philips_enhanced",
+    "mr_siemens_xa_enhanced",
     "pt_per_slice_slope_made",
 ]
 
@@ -242,21 +252,33 @@ def test_encodings_agree(real_data):
         np.testing.assert_array_equal(other.affine, first.affine)
 
 
-@pytest.mark.parametrize("name", ["ct_philips_noext", "mr_siemens_sag", "mr_hitachi_oblique_japanese"])
+AS_DCM2NIIX = [
+    "ct_philips_noext",
+    "mr_hitachi_oblique_japanese",
+    "mr_philips_enhanced",
+    "mr_siemens_sag",
+    "mr_siemens_xa_enhanced",
+]
+
+
+@pytest.mark.parametrize("name", AS_DCM2NIIX)
 def test_geometry_agrees_with_dcm2niix(real_data, tmp_path, name):
     dcm2niix = pytest.importorskip("dcm2niix")
     folder = real_data / "dicom" / name
-    command = [dcm2niix.bin, "-z", "n", "-b", "n", "-m", "y", "-f", "out", "-o", tmp_path, folder]
+    command = [dcm2niix.bin, "-z", "n", "-b", "n", "-m", "y", "-p", "n", "-f", "out", "-o", tmp_path, folder]
     subprocess.run(command, check=True, capture_output=True)
     theirs = nib.load(next(tmp_path.glob("*.nii")))
-    (ours,) = read(find_scans([folder]).cases[0]).volumes
-    map_to_theirs = np.linalg.inv(theirs.affine) @ ours.affine
-    for index in np.ndindex(2, 2, 2):
-        corner = [n * (size - 1) for n, size in zip(index, ours.array.shape, strict=True)]
-        there = map_to_theirs @ np.array([*corner, 1])
-        np.testing.assert_allclose(there[:3], np.rint(there[:3]), atol=1e-2)
-        value = np.asarray(theirs.dataobj)[tuple(np.rint(there[:3]).astype(int))]
-        assert value == ours.array[tuple(corner)]
+    stored = np.asarray(theirs.dataobj)
+    ours = read(find_scans([folder]).cases[0]).volumes
+    for time, volume in enumerate(ours):
+        values = stored[..., time] if stored.ndim == 4 else stored
+        map_to_theirs = np.linalg.inv(theirs.affine) @ volume.affine
+        for index in np.ndindex(2, 2, 2):
+            corner = [n * (size - 1) for n, size in zip(index, volume.array.shape, strict=True)]
+            there = map_to_theirs @ np.array([*corner, 1])
+            np.testing.assert_allclose(there[:3], np.rint(there[:3]), atol=1e-2)
+            value = values[tuple(np.rint(there[:3]).astype(int))]
+            np.testing.assert_allclose(value, volume.array[tuple(corner)], rtol=1e-6)
 
 
 def test_all_nifti_volumes(real_data, tmp_path):
