@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from nibabel import orientations
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from medidiff.errors import ScanError
 from medidiff.evaluation.results import Image
 from medidiff.scans import nifti
+from medidiff.scans.convert import Part
 from medidiff.scans.volume import Volume
 
 Mask = NDArray[np.bool_]
@@ -29,6 +31,18 @@ def same_grid(one: Volume, other: Volume) -> bool:
         return bool(np.allclose(one.affine, other.affine))
     off = np.abs(across - np.eye(4))[:3]
     return float((off[:, :3] @ np.array(one.array.shape) + off[:, 3]).max()) < SAME
+
+
+def turned(volume: Volume, target: Volume) -> Volume:
+    """A volume with its axes in the order and direction of another's, where this brings it onto the same grid."""
+    across = _across(target.affine, volume.affine)
+    if across is None or same_grid(volume, target):
+        return volume
+    turn = orientations.io_orientation(across)
+    if np.isnan(turn).any():
+        return volume
+    other = Part((), turn).volume(volume)
+    return other if same_grid(other, target) else volume
 
 
 def onto(volume: Volume, target: Volume, *, resample: bool, what: str) -> tuple[Image, Mask | None]:

@@ -18,7 +18,7 @@ from medidiff.evaluation import alignment, judge, pairing, uncertainty, unrefere
 from medidiff.evaluation.judge import WINDOW, Truth
 from medidiff.evaluation.pairing import Pair
 from medidiff.evaluation.results import EvaluatedCase, Figure, Image, Shown
-from medidiff.scans import nifti
+from medidiff.scans import convert, nifti
 from medidiff.scans.volume import Scan, ScanRef, Volume
 
 Mask = NDArray[np.bool_]
@@ -129,31 +129,49 @@ def volumes_of(pair: Pair, options: Options) -> Iterator[_Volumes]:
         ScanError: a scan cannot be read, or the numbers of volumes differ.
     """
     restored = scans.read(pair.restored).volumes
-    references = _as_many(pair.reference, restored, "reference")
-    inputs = _as_many(pair.input, restored, "input")
+    references = _as_many(pair.reference, pair, restored, "reference")
+    inputs = _as_many(pair.input, pair, restored, "input")
     stds = _deviations(pair, restored)
+    order = _order(pair) if pair.restored.kind == "nifti" else ()
     for index, volume in enumerate(restored):
         hole = _hole(pair, volume, inputs[index], options) if pair.task == "inpaint" else None
-        yield _Volumes(volume, references[index], inputs[index], stds[index], _quantile(pair.sidecar, index), hole)
+        quantile = _quantile(pair.sidecar, order[index] if order else index)
+        yield _Volumes(volume, references[index], inputs[index], stds[index], quantile, hole)
 
 
-def _as_many(ref: ScanRef | None, restored: Sequence[Volume], what: str) -> Sequence[Volume | None]:
-    """One volume for each restored one; a single one serves all."""
+def _order(pair: Pair) -> tuple[int, ...]:
+    """Which volume of the series each volume of a NIfTI file is that was made of it; empty when none was."""
+    parts = convert.told(pair.sidecar)
+    return parts[0].volumes if parts else ()
+
+
+def _as_many(ref: ScanRef | None, pair: Pair, restored: Sequence[Volume], what: str) -> Sequence[Volume | None]:
+    """One volume for each restored one, with axes like its own; a single one serves all."""
     if ref is None:
         return [None] * len(restored)
-    volumes = scans.read(ref).volumes
+    scan = scans.read(ref)
+    converted = ref.kind == "dicom" and pair.restored.kind == "nifti" and not scans.no_nifti(scan)
+    volumes = scans.as_nifti(scan)[0] if converted else scan.volumes
     if len(volumes) not in (1, len(restored)):
         raise ScanError(f"The {what} has {len(volumes)} volumes, the restored scan {len(restored)}.")
-    return volumes if len(volumes) == len(restored) else volumes * len(restored)
+    many = volumes if len(volumes) == len(restored) else volumes * len(restored)
+    return [alignment.turned(volume, like) for volume, like in zip(many, restored, strict=True)]
 
 
 def _deviations(pair: Pair, restored: Sequence[Volume]) -> Sequence[Image | None]:
     """The map of standard deviations of each volume, where one lies beside the scan and fits."""
+    nothing: list[Image | None] = [None] * len(restored)
     if pair.uncertainty is None:
-        return [None] * len(restored)
-    maps, _ = nifti.read_values(pair.uncertainty)
-    fits = [each.shape == volume.array.shape for each, volume in zip(maps, restored, strict=False)]
-    return maps if len(maps) == len(restored) and all(fits) else [None] * len(restored)
+        return nothing
+    maps, affine = nifti.read_values(pair.uncertainty)
+    if len(maps) != len(restored):
+        return nothing
+    order = (_order(pair) if pair.restored.kind == "dicom" else ()) or range(len(maps))
+    found = nothing.copy()
+    for index, values in zip(order, maps, strict=True):
+        found[index] = alignment.turned(Volume(values, affine), restored[index]).array
+    fits = all(each is not None and each.shape == like.array.shape for each, like in zip(found, restored, strict=True))
+    return found if fits else nothing
 
 
 def _quantile(sidecar: Mapping[str, Any], index: int) -> float:
@@ -189,7 +207,7 @@ def case_of(pair: Pair, method: str, options: Options) -> EvaluatedCase:
     for role in ("uncertainty", "supplied"):
         file = pairing.beside(pair.restored, role)
         if file is not None:
-            images.append(Shown(cast("Any", role), method, partial(_map, file)))
+            images.append(Shown(cast("Any", role), method, partial(_map, file, pair.restored)))
     if pair.task == "inpaint":
         images.append(Shown("hole", "", partial(_shown_hole, pair, options)))
     volumes = pair.sidecar.get("volumes") or [{}]
@@ -205,7 +223,7 @@ def case_of(pair: Pair, method: str, options: Options) -> EvaluatedCase:
         checks=dict(guards[0].get("figures") or {}),
         sidecar=pair.sidecar or None,
         orientation="".join(map(str, nib.aff2axcodes(first.affine))),
-        pattern=Path(told).name if pair.restored.kind == "nifti" else "",
+        pattern=Path(told).name if pairing.of_nifti(pair.restored, pair.sidecar) else "",
     )
 
 
@@ -218,8 +236,9 @@ def _first_on(ref: ScanRef, target: ScanRef, what: str) -> Image:
     return alignment.onto(volume, onto, resample=True, what=what)[0]
 
 
-def _map(file: Path) -> Image:
-    return nifti.read_values(file)[0][0]
+def _map(file: Path, restored: ScanRef) -> Image:
+    values, affine = nifti.read_values(file)
+    return alignment.turned(Volume(values[0], affine), scans.read(restored).volumes[0]).array
 
 
 def _shown_hole(pair: Pair, options: Options) -> Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.errors import NoScanFound, UsageError
-from medidiff.scans import discover
+from medidiff.scans import bids, discover, limits, records
 from medidiff.scans.outputs import TASK_SUFFIX, nifti_stem
 from medidiff.scans.volume import ScanRef
 
 BESIDE = ("uncertainty", "supplied", "sample")  # what medidiff lays beside a restored image
 _WORDS = "|".join(TASK_SUFFIX.values())
-_SUFFIX = re.compile(rf"_({_WORDS})$|_desc-({_WORDS})(?=_|$)")
+_SUFFIX = re.compile(rf"_({_WORDS})$|_desc-[A-Za-z0-9]*?(?i:({_WORDS}))(?=_|$)")
 _NUMBER = re.compile(r"^\d+_(?=.)")
 
 
@@ -49,7 +48,7 @@ class Pair:
         found = _SUFFIX.search(_own_name(self.restored))
         if told or found is None:
             return told
-        word = found.group(1) or found.group(2)
+        word = (found.group(1) or found.group(2)).lower()
         return next(task for task, suffix in TASK_SUFFIX.items() if suffix == word)
 
 
@@ -98,7 +97,7 @@ def restored_scans(path: Path) -> Iterator[ScanRef]:
         UsageError: there is no such path.
     """
     record = read_json(path / "run.json") if path.is_dir() else {}
-    if "medidiff" in record and isinstance(record.get("cases"), list):
+    if record and not records.why_no_run(record):
         listed = [(case.get("outputs") or {}).get("restored") for case in record["cases"]]
         for name in dict.fromkeys(filter(None, listed)):
             if (path / name).exists():
@@ -137,10 +136,15 @@ def names_of(ref: ScanRef, sidecar: dict[str, Any]) -> list[str]:
     """What the scan may have been called before it was restored, the likeliest first."""
     told = str((sidecar.get("input") or {}).get("path") or "")
     before = [nifti_stem(Path(told).name) or Path(told).name] if told else []
-    if ref.kind == "dicom":
+    if not of_nifti(ref, sidecar):
         before = []  # a sidecar names the folder of a series, which may hold several
     stems = [_SUFFIX.sub("", name) for name in (_own_name(ref), ref.stem)]
     return list(dict.fromkeys([*before, *stems]))
+
+
+def of_nifti(ref: ScanRef, sidecar: dict[str, Any]) -> bool:
+    """Whether a restored scan was made of a NIfTI file."""
+    return ref.kind == "nifti" and (sidecar.get("input") or {}).get("kind", "nifti") == "nifti"
 
 
 def partner_of(ref: ScanRef, names: Sequence[str], among: Sequence[ScanRef], *, alone: bool) -> ScanRef | None:
@@ -169,7 +173,7 @@ def sidecar_of(ref: ScanRef) -> tuple[dict[str, Any], Path]:
     """The sidecar beside a restored scan, and its folder; empty when there is none."""
     folder = ref.path.parent
     tree = read_json(folder / f"{_own_name(ref)}.json")
-    return (tree if "medidiff" in tree and "input" in tree else {}), folder
+    return ({} if records.why_no_sidecar(tree) else tree), folder
 
 
 def input_of(sidecar: dict[str, Any], folder: Path) -> ScanRef | None:
@@ -186,7 +190,10 @@ def input_of(sidecar: dict[str, Any], folder: Path) -> ScanRef | None:
 
 def beside(ref: ScanRef, what: str) -> Path | None:
     """A map that medidiff laid beside a restored scan."""
-    file = ref.path.parent / f"{_own_name(ref)}_{what}.nii.gz"
+    own = _own_name(ref)
+    name = bids.parse(own)
+    described = name is not None and "desc" in name.entities
+    file = ref.path.parent / f"{bids.derived(own, what) if described else f'{own}_{what}'}.nii.gz"
     return file if file.is_file() else None
 
 
@@ -207,7 +214,7 @@ def named_file(path: Path, names: Sequence[str], words: Sequence[str]) -> Path |
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty when there is none that can be read."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = limits.read_json(path)
     except (OSError, ValueError):
         return {}
     return tree if isinstance(tree, dict) else {}

@@ -28,7 +28,7 @@ BESIDE = {
     "Sample": "a generated sample: for looking at, not for measuring",
 }
 # What stays true of an image when its voxels are restored; no names, dates or numbers of devices.
-KEPT = [
+KEPT = (
     "Manufacturer",
     "ManufacturersModelName",
     "MagneticFieldStrength",
@@ -45,7 +45,7 @@ KEPT = [
     "PhaseEncodingDirection",
     "TotalReadoutTime",
     "B0FieldSource",
-]
+)
 OF_THE_GRID = ("SliceTiming", "EffectiveEchoSpacing")
 README = """# Restored images
 
@@ -171,38 +171,43 @@ def facts(ref: ScanRef, config: RunConfig, masks: Sequence[Path] = ()) -> dict[s
     }
 
 
-def companions(ref: ScanRef, config: RunConfig, images: Mapping[str, Path], masks: Sequence[Path] = ()) -> list[Path]:
-    """Write what BIDS wants beside images: a JSON file for each map, b-values and gradients of diffusion images.
+def companions(ref: ScanRef, config: RunConfig, maps: Mapping[str, Path], masks: Sequence[Path] = ()) -> list[Path]:
+    """Write a JSON file beside each map, and see that diffusion images have their b-values and gradients.
 
     Args:
         ref: the case.
         config: the run's settings.
-        images: by the word that their description ends in, see `BESIDE`.
+        maps: by the word that their description ends in, see `BESIDE`.
         masks: the files of the mask.
 
     Returns:
-        The files written.
+        The JSON files.
 
     Raises:
         CannotWrite: a file cannot be written.
     """
-    root, written = bids.root_of(ref.path), []
-    told = facts(ref, config, masks)
-    if root is None:
-        return []
-    gradients = {end: [*bids.applicable(ref.path, root, end)][-1:] for end in GRADIENTS}
-    for word, path in images.items():
-        stem = nifti_stem(path.name)
-        if word:
-            file = path.with_name(f"{stem}.json")
-            outputs.write_json_atomic(file, {**told, "Description": f"{DONE[config.task]} by medidiff: {BESIDE[word]}"})
-            written.append(file)
-        for end, found in gradients.items():
-            for source in found:
-                file = path.with_name(f"{stem}{end}")
-                _write(file, source.read_text(encoding="utf-8"))
-                written.append(file)
+    written, told = [], facts(ref, config, masks)
+    for word, path in maps.items():
+        file = path.with_name(f"{nifti_stem(path.name)}.json")
+        outputs.write_json_atomic(file, {**told, "Description": f"{DONE[config.task]} by medidiff: {BESIDE[word]}"})
+        written.append(file)
     return written
+
+
+def copy_gradients(ref: ScanRef, names: OutputNames) -> None:
+    """Write the b-values and gradients that hold for a diffusion image, once for all results of it.
+
+    They are called like the source, so that by the inheritance principle they hold for every description.
+
+    Raises:
+        CannotWrite: a file cannot be written.
+    """
+    root, source = bids.root_of(ref.path), nifti_stem(ref.path.name) or ""
+    if root is not None:
+        name = source if "_desc-" not in source else nifti_stem(names.restored.name)
+        for end in GRADIENTS:
+            for file in [*bids.applicable(ref.path, root, end)][-1:]:
+                _write(names.restored.with_name(f"{name}{end}"), file.read_text(encoding="utf-8"))
 
 
 def _root(ref: ScanRef) -> Path:

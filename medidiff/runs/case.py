@@ -269,10 +269,11 @@ def write_maps(result: Result, written: list[Path]) -> tuple[str, ...]:
 def write_companions(result: Result, written: list[Path]) -> None:
     """Write what a BIDS dataset wants beside the images, and add it to ``written``."""
     if result.config.bids:
-        names = result.case.names
+        ref, names = result.case.ref, result.case.names
         maps = {"Uncertainty": names.uncertainty, "Supplied": names.supplied, "Sample": names.sample}
-        images = {"": names.restored} | {word: path for word, path in maps.items() if path in written}
-        written += bids.companions(result.case.ref, result.config, images, result.holes.files)
+        there = {word: path for word, path in maps.items() if path in written}
+        written += bids.companions(ref, result.config, there, result.holes.files)
+        bids.copy_gradients(ref, names)
 
 
 def describe(result: Result, written: Sequence[Path], notes: Sequence[str], times: Sequence[float]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from medidiff import scans
 from medidiff.errors import MedidiffError
 from medidiff.evaluation.results import Image
 from medidiff.runs import sidecar
-from medidiff.scans import discover
+from medidiff.scans import convert, discover
 from medidiff.scans.outputs import TASK_SUFFIX, nifti_stem
 from medidiff.scans.regrid import regrid
 from medidiff.scans.volume import Scan, ScanRef, Volume
@@ -62,6 +62,7 @@ class ResultFiles:
         self._folder = folder
         tree = sidecar.load(folder / str(outputs.get("sidecar")))
         self.tree = tree if tree is not None and sidecar.is_ours(tree) else None
+        self._parts = convert.told(self.tree or {})
         self.task = str((tree or {}).get("task", ""))
         base = nifti_stem(self._restored.name) or self._restored.name
         stem = base.removesuffix(f"_{TASK_SUFFIX.get(self.task, '')}")
@@ -117,8 +118,16 @@ class ResultFiles:
                 return self._map(role, index)
 
     def volume(self, index: int) -> Volume:
-        """A restored volume."""
+        """A restored volume, with the axes of the scan."""
+        if self._parts and nifti_stem(self._restored.name) is not None:
+            return self._converted(self._restored, index)
         return self._shelf.get(self._restored, lambda: scans.open_scan(self._restored)).volumes[index]
+
+    def _converted(self, first: Path, index: int) -> Volume:
+        """A volume out of the NIfTI files that a series became, with the axes of the series."""
+        part, path = next(each for each in convert.numbered(self._parts, first) if index in each[0].volumes)
+        volumes = self._shelf.get(path, lambda: scans.open_scan(path)).volumes
+        return part.back.volume(volumes[part.volumes.index(index)])
 
     def scan(self) -> Scan | None:
         """The scan as it was given."""
@@ -151,6 +160,9 @@ class ResultFiles:
         first = self._folder / str(self._maps[role])
         stem = nifti_stem(first.name)
         shape = self.volume(index).array.shape
+        if self._parts:
+            found = self._converted(first, index).array
+            return found if found.shape == shape else NOTHING
         place, path, number = index, first, 1
         while path.exists():
             volumes = self._shelf.get(path, lambda path=path: scans.open_scan(path)).volumes  # type: ignore[misc]

@@ -9,7 +9,7 @@ physical values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from medidiff.scans.regrid import Regrid, regrid
 from medidiff.scans.volume import Derivation, Scan, Volume
 
 Affine = NDArray[np.float64]
+AS_IT_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 DOWNWARDS = np.array([[0.0, 1.0], [1.0, -1.0], [2.0, 1.0]])  # columns, rows turned round, slices
 STORED = (np.int16, np.uint16, np.int32, np.int64)  # the first that holds all values
 SAME_PLACE = 1e-4
@@ -48,6 +49,11 @@ class Part:
 
     volumes: tuple[int, ...]
     turn: NDArray[np.float64]
+
+    @property
+    def back(self) -> Part:
+        """What brings a volume of the file back to the axes of the series."""
+        return Part(self.volumes, orientations.ornt_transform(AS_IT_IS, self.turn))
 
     def array(self, array: NDArray[Any]) -> NDArray[Any]:
         """An array of one of the volumes (or of a finer grid along its axes) with the axes of the file."""
@@ -96,9 +102,26 @@ def layout(scan: Scan) -> tuple[Part, ...]:
     return tuple(_part(scan, group) for group in groups)
 
 
+def told(sidecar: Mapping[str, Any]) -> tuple[Part, ...]:
+    """The files that a series became, as the sidecar of the result tells; none when it became none or is damaged."""
+    try:
+        parts = [Part(tuple(map(int, each["volumes"])), np.array(each["turn"], float)) for each in sidecar["nifti"]]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    whole = all(part.volumes and sorted(part.turn[:, 0]) == [0, 1, 2] for part in parts if part.turn.shape == (3, 2))
+    return tuple(parts) if whole and all(part.turn.shape == (3, 2) for part in parts) else ()
+
+
 def as_nifti(scan: Scan) -> tuple[tuple[Volume, ...], ...]:
     """The volumes of a series as the NIfTI files hold them, file after file."""
     return tuple(tuple(part.volume(scan.volumes[index]) for index in part.volumes) for part in layout(scan))
+
+
+def numbered(parts: Iterable[Part], path: Path) -> Iterator[tuple[Part, Path]]:
+    """Each part with the name of its file: ``NAME.nii.gz``, ``NAME_2.nii.gz``, ..."""
+    stem = nifti_stem(path.name) or path.name
+    for number, part in enumerate(parts, start=1):
+        yield part, path if number == 1 else path.with_name(f"{stem}_{number}{path.name[len(stem) :]}")
 
 
 def write(
@@ -131,7 +154,7 @@ def write(
     places = affines if affines is not None else [volume.affine for volume in scan.volumes]
     files = []
     with quiet():
-        for part, file in zip(layout(scan), _numbered(path), strict=False):
+        for part, file in numbered(layout(scan), path):
             codes = _codes(header for index in part.volumes for header in source.stacks[index].images)
             one = len({(code.slope, code.intercept) for code in codes}) == 1
             stored = [
@@ -159,7 +182,7 @@ def write_map(
     _check(scan, arrays, affines)
     places = affines if affines is not None else [volume.affine for volume in scan.volumes]
     files = []
-    for part, file in zip(layout(scan), _numbered(path), strict=False):
+    for part, file in numbered(layout(scan), path):
         data = _stacked([part.array(np.asarray(arrays[index], dtype=np.float32)) for index in part.volumes])
         first = part.volumes[0]
         affine = part.affine(places[first], arrays[first].shape)
@@ -199,15 +222,6 @@ def _part(scan: Scan, group: Sequence[int]) -> Part:
 def _earliest(stack: Stack) -> int:
     """The smallest InstanceNumber of a volume; dcm2niix lets volumes follow each other in that order."""
     return min((image.instance for image in stack.images if image.instance is not None), default=0)
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    yield path
-    stem = nifti_stem(path.name) or path.name
-    number = 2
-    while True:
-        yield path.with_name(f"{stem}_{number}{path.name[len(stem) :]}")
-        number += 1
 
 
 def _stored(
