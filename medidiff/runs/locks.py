@@ -38,23 +38,29 @@ def held(file: Path, wait: float = 0.0) -> Iterator[bool]:
         Whether it is held; also ``True`` where the file system has no locks.
     """
     lock = FileLock(file, fallback_to_soft=False, thread_local=False, poll_interval=0.02)
+    mine = True
     try:
         acquire(lock, wait)
     except Timeout:
-        yield False
-        return
-    except OSError:
-        yield True
-        return
+        mine = False
+    except OSError:  # no locks here
+        pass
     try:
-        yield True
+        yield mine
     finally:
-        with suppress(OSError):  # while it is held, so that nobody takes a lock on a file that is gone
-            file.unlink(missing_ok=True)
-        with suppress(OSError):
-            lock.release()
-        with suppress(OSError):
-            file.parent.rmdir()  # only the last one out finds it empty
+        if mine:
+            let_go(lock)
+
+
+def let_go(lock: FileLock) -> None:
+    """Give a lock back, and remove its file while it is held, so that nobody takes a lock on a file that is gone."""
+    file = Path(lock.lock_file)
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):
+        lock.release()
+    with suppress(OSError):
+        file.parent.rmdir()  # only the last one out finds it empty
 
 
 def acquire(lock: FileLock, wait: float) -> None:
@@ -76,16 +82,13 @@ def acquire(lock: FileLock, wait: float) -> None:
 
 def supported(folder: Path) -> bool:
     """Whether an output folder takes locks."""
-    file = folder / PLACE / f"probe-{os.getpid()}.lock"
-    lock = FileLock(file, fallback_to_soft=False, thread_local=False)
+    lock = FileLock(folder / PLACE / f"probe-{os.getpid()}.lock", fallback_to_soft=False, thread_local=False)
     try:
         acquire(lock, PATIENCE)
     except OSError:
         return False
-    with suppress(OSError):
-        file.unlink(missing_ok=True)
-        lock.release()
-        file.parent.rmdir()
+    finally:
+        let_go(lock)
     return True
 
 
