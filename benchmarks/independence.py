@@ -26,11 +26,11 @@ from benchmarks.cases import Image
 from medidiff import pipelines
 from medidiff.config import ComputeOptions
 from medidiff.diffusion import sampler, tiles
+from medidiff.engine import Engine
 from medidiff.physics import tasks
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.intensity import Intensity
 from medidiff.physics.tasks import Problem
-from medidiff.restore import Engine
 
 SCAN = "t1w_sag_anon.nii.gz"
 LEVELS = (3.0, 9.0, 15.0)

@@ -25,7 +25,7 @@ from medidiff.scans.outputs import atomic_folder
 if TYPE_CHECKING:
     from medidiff.diffusion.device import Device
     from medidiff.diffusion.network import Backbone
-    from medidiff.restore import Engine
+    from medidiff.engine import Engine
 
 METADATA = Path("configs/metadata.json")
 STATE_DICT = Path("models/model.pt")
@@ -131,7 +131,7 @@ class Bundle:
             batch: windows evaluated together.
         """
         from medidiff.diffusion.uncertainty import Calibration
-        from medidiff.restore import Engine
+        from medidiff.engine import Engine
 
         trained_on = self.settings.get("trained_on", {})
         limits = trained_on.get("noise_percent")

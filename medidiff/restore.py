@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.config import RestoreOptions, Task
-from medidiff.diffusion import consistency, guard, sampler, schedule, tiles, uncertainty
-from medidiff.diffusion import device as devices
-from medidiff.diffusion.network import Backbone
-from medidiff.errors import ScanError
-from medidiff.physics import intensity, noise, posing, resolution
+from medidiff.diffusion import consistency, guard, sampler, uncertainty
+from medidiff.engine import Engine, Progress
+from medidiff.physics import intensity, noise, posing, resolution, slabs
 from medidiff.physics.operators import Acquisition
 from medidiff.physics.rician import Law
-from medidiff.physics.tasks import Problem
+from medidiff.physics.slabs import Slabs
 from medidiff.scans import geometry
 from medidiff.scans.volume import Volume
+from medidiff.survey import Survey, survey, voxels_of
 
-Progress = Callable[[int, int], None]
 Image = NDArray[np.float32]
-_CREDIBLE = 1.5  # times the strongest noise of training: an estimate beyond is more likely texture
 
 
 @dataclass(frozen=True)
@@ -84,54 +78,48 @@ class Restoration:
 
 
 @dataclass(frozen=True)
-class Engine:
-    """The network with what it needs to be evaluated on a volume of any size.
+class Part:
+    """A scan, or a box of one, that was posed: from residuals to images in the scan's units, voxel by voxel.
 
     Attributes:
-        network: ``(windows, parameters) -> (velocity, log-variance)``, already on ``device``.
-        device: where it runs.
-        halo: voxels of context around each tile's core.
-        tile: largest window edge; ``None`` to choose by the volume's size.
-        batch: windows evaluated together.
-        noise_range: percent of noise that the network was trained for; ``None`` when not known.
-        modalities: DICOM codes that it was trained on; empty when not known.
-        trained_on: ranges of the training scans, see ``guard.range_check``.
-        calibration: what its predicted deviations are worth.
+        task: which.
+        posed: the problem.
+        on_grid: the scan on the model's grid, in its own units.
+        keep: voxels that stay as they are in the scan; ``None`` when none does.
+        found: the survey of the scan.
+        options: strength of the restoration.
     """
 
-    network: Backbone
-    device: devices.Device
-    halo: int
-    tile: int | None
-    batch: int
-    noise_range: tuple[float, float] | None = None
-    modalities: tuple[str, ...] = ()
-    trained_on: Mapping[str, Any] = field(default_factory=dict)
-    calibration: uncertainty.Calibration = field(default_factory=uncertainty.Calibration)
+    task: Task
+    posed: posing.Posed
+    on_grid: Image
+    keep: NDArray[np.bool_] | None
+    found: Survey
+    options: RestoreOptions
 
-    def denoiser(self, problem: Problem, progress: Progress | None) -> sampler.Denoiser:
-        """The network as the samplers want it: whole images in and out, which explain the measurement."""
-        count, spatial = problem.base.shape[0], problem.base.shape[1:]
-        tiling = tiles.plan(spatial, self.tile or tiles.automatic(spatial), self.halo, self.network.stride)
-        views = tiles.pad(problem.views(), tiling)
-        inside = (slice(None), *(slice(0, n) for n in spatial))
-        window = partial(devices.run, self.network, self.device)
+    def image(self, residual: Tensor) -> Image:
+        """The restored image of a residual that explains the measurement."""
+        level, strength = self.found.level, self.options.strength
+        exact = self.task == "superres" and level.sigma == 0
+        unit = _magnitude(self.posed.image(residual, strength), level.law, exact)
+        restored = self.found.scaling.undo(unit)
+        if self.task == "denoise":  # mixed in the scan's own units: with no strength it is the scan to the last bit
+            restored = np.float32(strength) * restored + np.float32(1 - strength) * self.on_grid
+        return restored if self.keep is None else np.where(self.keep, self.on_grid, restored)
 
-        def one(index: int, z: Tensor | None, theta: float) -> Tensor:
-            state = torch.zeros_like(views[:1, 0]) if z is None else tiles.pad(z[index : index + 1], tiling)
-            parameters = torch.cat([torch.tensor([theta], dtype=torch.float32), problem.parameters[index]])
-            channels = torch.cat([state, views[index]])
-            told = progress and (lambda done, total: progress(index * total + done, count * total))
-            answer = tiles.evaluate(window, channels, parameters, tiling, batch=self.batch, progress=told)
-            return answer[inside]
+    def deviation(self, log_variance: Tensor) -> Image:
+        """The standard deviation that the network expects, where something was restored."""
+        # a denoised image mixed with the scan follows the network less; with a base in its place it is no surer
+        followed = self.options.strength if self.task == "denoise" else 1.0
+        return self.posed.deviation(log_variance) * np.float32(followed * self.found.scaling.scale)
 
-        def denoise(z: Tensor | None, theta: float) -> tuple[Tensor, Tensor]:
-            z = None if z is None else problem.confine(z)
-            velocity, log_variance = torch.stack([one(index, z, theta) for index in range(count)]).unbind(1)
-            r_hat = -velocity if z is None else schedule.residual_of(z, velocity, torch.tensor(theta))
-            return problem.consistent(r_hat), log_variance.clamp(-12, 12)
+    def supplied(self) -> Image:
+        """The share of each voxel that the prior supplied."""
+        return self.where_restored(self.posed.supplied(self.options.strength))
 
-        return denoise
+    def where_restored(self, values: Image) -> Image:
+        """A map, 0 where nothing was restored."""
+        return values if self.keep is None else np.where(self.keep, np.float32(0), values)
 
 
 def restore(
@@ -162,57 +150,35 @@ def restore(
     gap = None if hole is None else grid.apply(hole)
     measured = _measured(volume, grid, gap)
     scaling, unit = intensity.normalise(on_grid, volume.modality, measured)
-    voxels = _voxels(volume, grid)
-    level, warnings = _noise(unit, volume.modality, voxels, scaling, options, task, engine)
-    percent = 100 * level.sigma / scaling.bright
-    found = _range(unit, volume, grid, 0.0 if warnings else percent, task, engine, options)
-    record = _record(volume, engine, options, task, scaling, level) | {"warnings": [*warnings, *found.warnings]}
+    found = survey(slabs.of(unit), scaling, volume, grid, engine, options, task)
+    level = found.level
+    record = record_of(volume, engine, options, task, found)
     if task == "denoise" and level.sigma <= 0 and gap is None:  # a constant image: there is nothing to take away
-        return _untouched(volume, options, found.figures, record | _timed(begin))
+        return untouched(volume, options, found, record | timed(begin))
 
     turned = _turned(options, grid)
-    posed = posing.pose(task, unit, voxels, level, gap, turned, engine.network.spatial_dims)
+    posed = posing.pose(task, unit, voxels_of(volume, grid), level, gap, turned, engine.network.spatial_dims)
     record["warnings"] += _beyond(posed, engine)
     denoise = engine.denoiser(posed.problem, _Counter(progress, options))
     residual, log_variance = sampler.posterior_mean(denoise)
     drawn = [_draw(denoise, residual, posed, options, index) for index in range(options.samples)]
-    keep = _kept(task, unit, volume, grid, gap)
-
-    def image(r: Tensor) -> Image:
-        exact = task == "superres" and level.sigma == 0
-        restored = scaling.undo(_magnitude(posed.image(r, options.strength), level.law, exact))
-        if task == "denoise":  # mixed in the scan's own units: with no strength it is the scan to the last bit
-            restored = np.float32(options.strength) * restored + np.float32(1 - options.strength) * on_grid
-        return restored if keep is None else np.where(keep, on_grid, restored)
-
-    mean, *samples = (image(r) for r in (residual, *drawn))
-    interval = engine.calibration.interval(task, _difficulty(task, posed, percent))
-    # a denoised image mixed with the scan follows the network less; a base in its place is no surer than the network
-    followed = options.strength if task == "denoise" else 1.0
-    predicted = posed.deviation(log_variance) * np.float32(followed * scaling.scale)
-    spread = uncertainty.combine(predicted, samples, interval, scaling.scale)
-    share = posed.supplied(options.strength)
-    checks, verdicts = _judged(
-        posed, task, (on_grid, unit), (mean, scaling.apply(mean)), measured, gap, level, scaling, options
-    )
+    part = Part(task, posed, on_grid, _kept(task, unit, volume, grid, gap), found, options)
+    mean, *samples = (part.image(r) for r in (residual, *drawn))
+    interval = engine.calibration.interval(task, _difficulty(task, posed, found.percent))
+    spread = uncertainty.combine(part.deviation(log_variance), samples, interval, scaling.scale)
+    checks, verdicts = _judged(posed, task, (on_grid, unit), (mean, scaling.apply(mean)), measured, gap, found, options)
     return Restoration(
         mean=grid.undo(mean),
         affine=volume.affine if posed.acquisition is None else _fine_affine(volume, grid, posed.acquisition),
-        std=grid.undo(spread if keep is None else np.where(keep, np.float32(0), spread)),
+        std=grid.undo(part.where_restored(spread)),
         samples=tuple(grid.undo(sample) for sample in samples),
-        supplied=grid.undo(share if keep is None else np.where(keep, np.float32(0), share)),
+        supplied=grid.undo(part.supplied()),
         checks=checks | found.figures,
         verdicts=verdicts,
-        record=record | _resolved(posed, grid, level, interval) | _timed(begin),
+        record=record | _resolved(posed, grid, level, interval) | timed(begin),
         gamma=options.gamma,
         volume=volume,
     )
-
-
-def _voxels(volume: Volume, grid: geometry.Grid) -> posing.Voxels:
-    """What the header says of the voxels, along the model's axes."""
-    acquired = None if volume.slice_axis is None else grid.axis(volume.slice_axis)
-    return posing.Voxels(grid.spacing, grid.axis(2), acquired, volume.thickness)
 
 
 def _turned(options: RestoreOptions, grid: geometry.Grid) -> RestoreOptions:
@@ -229,62 +195,6 @@ def _measured(volume: Volume, grid: geometry.Grid, gap: NDArray[np.bool_] | None
     return ~gap if valid is None else valid & ~gap
 
 
-def _noise(
-    unit: Image,
-    modality: str,
-    voxels: posing.Voxels,
-    scaling: intensity.Intensity,
-    options: RestoreOptions,
-    task: Task,
-    engine: Engine,
-) -> tuple[noise.NoiseEstimate, list[str]]:
-    """The noise to be removed, and a warning where an estimate lies so far beyond training that it is cut."""
-    asked = options.noise
-    if asked is None:  # refining and filling keep what was measured exactly unless they are asked to remove noise
-        asked = "auto" if task == "denoise" else 0.0
-    sigma = None if asked == "auto" else asked / 100 * scaling.bright
-    level = noise.of_scan(unit, modality, posing.stack_axis(unit.shape, voxels), sigma=sigma)
-    percent = 100 * level.sigma / scaling.bright
-    most = math.inf if engine.noise_range is None else _CREDIBLE * engine.noise_range[1]
-    if asked != "auto" or percent <= most:
-        return level, []
-    warning = (
-        f"Noise of {percent:.3g} percent is more than this pipeline was trained for; only {most:g} percent is removed."
-    )
-    return noise.limited(level, most / 100 * scaling.bright), [warning]
-
-
-def _range(
-    unit: Image,
-    volume: Volume,
-    grid: geometry.Grid,
-    percent: float,
-    task: Task,
-    engine: Engine,
-    options: RestoreOptions,
-) -> guard.RangeFindings:
-    """How the scan compares with what the network was trained on.
-
-    Raises:
-        ScanError: it is too far away, and the user did not insist.
-    """
-    spacing: Sequence[float] = grid.spacing
-    trained = dict(engine.trained_on)
-    if engine.network.spatial_dims == 2:  # images of any magnification: the shape of a pixel counts, not its size
-        trained.pop("spacing_mm", None)
-        across = posing.stack_axis(unit.shape, _voxels(volume, grid))
-        spacing = [size for axis, size in enumerate(spacing) if axis != across]
-    if task == "superres":  # thick slices are what it is for
-        spacing = (min(spacing),) * len(spacing)
-    known = percent if percent > 0 else None
-    found = guard.range_check(unit, spacing, volume.modality, known, trained, engine.modalities)
-    if found.refusal is None:
-        return found
-    if not options.force:
-        raise ScanError(f"{found.refusal} Use another pipeline, or --force to restore it all the same.")
-    return replace(found, warnings=(*found.warnings, found.refusal))
-
-
 def _beyond(posed: posing.Posed, engine: Engine) -> list[str]:
     """A warning where voxels become finer than the network was trained to make them."""
     if posed.acquisition is None or "factor" not in engine.trained_on:
@@ -295,14 +205,12 @@ def _beyond(posed: posing.Posed, engine: Engine) -> list[str]:
     return [f"A factor of {asked:.3g} is more than this pipeline was trained for ({trained:g})."]
 
 
-def _untouched(
-    volume: Volume, options: RestoreOptions, checks: dict[str, float], record: dict[str, Any]
-) -> Restoration:
+def untouched(volume: Volume, options: RestoreOptions, found: Survey, record: dict[str, Any]) -> Restoration:
     """The scan itself, in which nothing was found to remove."""
-    nothing = np.zeros_like(volume.array)
+    nothing = np.broadcast_to(np.float32(0), volume.array.shape)
     samples = (volume.array,) * options.samples
     return Restoration(
-        volume.array, volume.affine, nothing, samples, nothing, checks, (), record, options.gamma, volume
+        volume.array, volume.affine, nothing, samples, nothing, found.figures, (), record, options.gamma, volume
     )
 
 
@@ -337,32 +245,44 @@ def _judged(
     mean: tuple[Image, Image],
     measured: NDArray[np.bool_] | None,
     gap: NDArray[np.bool_] | None,
-    level: noise.NoiseEstimate,
-    scaling: intensity.Intensity,
+    found: Survey,
     options: RestoreOptions,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Figures of what was done to the scan, and sentences where they are not as they should be.
 
     ``scan`` and ``mean`` are each given in the scan's units and normalised.
     """
-    sigma = level.local
+    level = found.level
     if task == "superres":
         again = posed.measured_again(mean[1])
-        figures = consistency.reproduced(posed.data(), again, sigma, measured)
+        figures = consistency.reproduced(posed.data(), again, level.local, measured)
         return figures, guard.superres(figures, exact=level.sigma == 0)
     if gap is not None:
         # what a reader put in the place of unmeasured voxels is no surroundings of the hole
         seen = gap | (~gap if measured is None else measured)
-        before, after = (np.where(seen, image, scaling.undo(scan[1])) for image in (scan[0], mean[0]))
+        before, after = (np.where(seen, image, found.scaling.undo(scan[1])) for image in (scan[0], mean[0]))
         figures = consistency.filled(before, after, gap)
         return figures, guard.inpaint(figures)
     restored = mean[1] if measured is None else np.where(measured, mean[1], scan[1])
-    figures = consistency.check(scan[1], restored, sigma, level.law, level.texture)
-    shown = None
-    if level.source == "given":
-        shown = 100 * noise.seen(scan[1], level) / scaling.bright
-    percent = 100 * level.sigma / scaling.bright
-    return figures, guard.denoise(figures, percent, strength=options.strength, measured_percent=shown)
+    return judged_removal(scan[1], restored, level, found, slabs.of(scan[1]), options)
+
+
+def judged_removal(
+    unit: Image, restored: Image, level: noise.NoiseEstimate, found: Survey, scan: Slabs, options: RestoreOptions
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Figures of what was removed from a scan's middle, and sentences.
+
+    Args:
+        unit: the normalised scan, or its middle.
+        restored: the restored image, the same part.
+        level: its noise, the same part.
+        found: the survey of all of the scan.
+        scan: all of the normalised scan.
+        options: strength of the restoration.
+    """
+    figures = consistency.check(unit, restored, level.local, level.law, level.texture)
+    shown = 100 * noise.seen(scan, level) / found.scaling.bright if level.source == "given" else None
+    return figures, guard.denoise(figures, found.percent, strength=options.strength, measured_percent=shown)
 
 
 def _magnitude(unit: Image, law: Law, exact: bool) -> Image:
@@ -370,14 +290,9 @@ def _magnitude(unit: Image, law: Law, exact: bool) -> Image:
     return np.maximum(unit, 0) if law == "rician" and not exact else unit
 
 
-def _record(
-    volume: Volume,
-    engine: Engine,
-    options: RestoreOptions,
-    task: Task,
-    scaling: intensity.Intensity,
-    level: noise.NoiseEstimate,
-) -> dict[str, Any]:
+def record_of(volume: Volume, engine: Engine, options: RestoreOptions, task: Task, found: Survey) -> dict[str, Any]:
+    """Everything that determines a result, as far as it is known before."""
+    scaling, level = found.scaling, found.level
     return {
         "task": task,
         "label": f"medidiff {task}",
@@ -385,10 +300,10 @@ def _record(
         "scale": scaling.scale,
         "offset": scaling.offset,
         "noise_sigma": level.sigma * scaling.scale,
-        "noise_percent": round(100 * level.sigma / scaling.bright, 4),
+        "noise_percent": round(found.percent, 4),
         "noise_source": level.source,
         "noise_law": level.law,
-        "noise_varies": level.map is not None,
+        "noise_varies": level.field is not None,
         "noise_band_correlation": round(level.correlation, 4),
         "noise_texture": None if level.texture is None else asdict(level.texture),
         "strength": options.strength,
@@ -400,6 +315,17 @@ def _record(
         "precision": engine.device.precision,
         "tile": engine.tile or "auto",
         "halo": engine.halo,
+        "warnings": list(found.warnings),
+    }
+
+
+def interval_of(interval: uncertainty.Interval | None) -> dict[str, Any]:
+    """What the uncertainty is worth, for the record."""
+    return {
+        "level": 0.9,
+        "quantile": None if interval is None else interval.quantile90,
+        "calibrated": interval is not None,
+        "volumes": 0 if interval is None else interval.volumes,
     }
 
 
@@ -408,12 +334,7 @@ def _resolved(
 ) -> dict[str, Any]:
     """What became of the options: the factors of super-resolution, the hole, the interval of the uncertainty."""
     found: dict[str, Any] = {
-        "interval": {
-            "level": 0.9,
-            "quantile": None if interval is None else interval.quantile90,
-            "calibrated": interval is not None,
-            "volumes": 0 if interval is None else interval.volumes,
-        },
+        "interval": interval_of(interval),
         "data_consistency": "exact" if level.sigma == 0 or posed.problem.support is not None else "statistical",
     }
     if posed.planes is not None:
@@ -435,7 +356,8 @@ def _fine_affine(volume: Volume, grid: geometry.Grid, acquisition: Acquisition) 
     return resolution.fine_affine(volume.affine, Acquisition(axes))
 
 
-def _timed(begin: float) -> dict[str, Any]:
+def timed(begin: float) -> dict[str, Any]:
+    """Seconds since then, for the record."""
     return {"seconds": round(time.perf_counter() - begin, 3)}
 
 

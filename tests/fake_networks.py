@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from medidiff.config import RestoreOptions, Task
 from medidiff.diffusion.device import Device
 from medidiff.diffusion.network import Backbone
+from medidiff.engine import Engine
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
-from medidiff.restore import Engine, Restoration, restore
+from medidiff.restore import Restoration, restore
 from medidiff.scans.volume import Volume
 
 

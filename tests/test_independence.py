@@ -11,8 +11,8 @@ from benchmarks import independence
 from benchmarks.independence import LARGEST_DIFFERENCE, ROUNDING, TILES
 from medidiff import pipelines
 from medidiff.config import ComputeOptions
+from medidiff.engine import Engine
 from medidiff.errors import PipelineError
-from medidiff.restore import Engine
 
 IMAGES = {
     "constant": (lambda: independence.constant((144, 40, 40)), 15.0),

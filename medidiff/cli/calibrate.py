@@ -15,7 +15,7 @@ from medidiff.errors import CannotWrite, ExitCode, NoScanFound, PipelineError, S
 
 if TYPE_CHECKING:
     from medidiff.bundles import Bundle
-    from medidiff.restore import Engine
+    from medidiff.engine import Engine
     from medidiff.training.calibration import Image, Reference, Restore, Trial
 
 TASKS = ("denoise", "superres", "inpaint")

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.physics.statistics import statistics
+from medidiff.physics import slabs
+from medidiff.physics.slabs import Slabs
+from medidiff.physics.statistics import looked_at, statistics
 
 # By noise percent, limits that at most one in a hundred sound results on training volumes is beyond. Below 1.5 % what
 # is estimated as noise is partly the finest anatomy, so that little can be said; then only gross blur is.
@@ -170,7 +172,7 @@ def inpaint(figures: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def range_check(
-    values_unit: NDArray[np.float32],
+    values_unit: NDArray[np.float32] | Slabs,
     spacing: Sequence[float],
     modality: str,
     noise_percent: float | None,
@@ -184,7 +186,7 @@ def range_check(
     deviations or more from the training volumes.
 
     Args:
-        values_unit: the normalised scan, shape (I, J, K).
+        values_unit: the normalised scan, shape (I, J, K); in memory, or in slabs.
         spacing: voxel size in millimetres.
         modality: DICOM code.
         noise_percent: its noise in percent of the bright level; ``None`` when not known.
@@ -192,7 +194,8 @@ def range_check(
             {statistic: [mean, standard deviation]} of `medidiff.physics.statistics`.
         modalities: what the pipeline was trained on; empty when not known.
     """
-    negative = float(np.mean(values_unit < -0.05))
+    scan = slabs.of(values_unit)
+    negative = sum(int(np.count_nonzero(own < -0.05)) for own in scan.own()) / scan.size
     figures: dict[str, float] = {"negative_share": round(negative, 6)}
     warnings: list[str] = []
     refusals: list[str] = []
@@ -210,7 +213,7 @@ def range_check(
         figures[f"{name}_most" if name == "spacing_mm" and value == max(spacing) else name] = round(value, 4)
         if name in trained_on:
             _band(name, value, words.format(value), trained_on[name], warnings, refusals)
-    unusual = _intensity(values_unit, noise_percent, trained_on.get("intensity", {}), figures)
+    unusual = _intensity(scan.part(looked_at(scan.shape)), noise_percent, trained_on.get("intensity", {}), figures)
     if unusual:
         (refusals if abs(unusual[1]) > REFUSED else warnings).append(unusual[0])
     reasons = "; ".join(dict.fromkeys(refusals))

@@ -141,6 +141,7 @@ def pose(
     hole: Mask | None,
     options: RestoreOptions,
     spatial_dims: int,
+    classical: tuple[Image, Image] | None = None,
 ) -> Posed:
     """Pose a task.
 
@@ -152,6 +153,7 @@ def pose(
         hole: voxels to fill, as ``unit``.
         options: how fine super-resolution is to become, along the axes of ``unit``.
         spatial_dims: 3 or 2, the images that the network takes.
+        classical: base and scale of denoising, where they are known already.
 
     Raises:
         UsageError: inpainting without a hole, denoising with one, or an impossible factor.
@@ -169,7 +171,8 @@ def pose(
     spacing = torch.tensor([_in_plane(voxels.spacing, planes)])
     sigma, texture = _sigma(level, unit.shape), _texture(level, planes)
     if task == "denoise":
-        problem = tasks.denoise(_batch(unit, planes), _batch(sigma, planes), level.law, spacing, texture)
+        known = None if classical is None else (_batch(classical[0], planes), _batch(classical[1], planes))
+        problem = tasks.denoise(_batch(unit, planes), _batch(sigma, planes), level.law, spacing, texture, known)
         return Posed(problem, planes, unit, tuple(slice(0, n) for n in unit.shape), None, KAPPA[task])
     if hole is None:
         raise UsageError("Inpainting needs a mask that says which voxels to fill.")

@@ -33,7 +33,7 @@ def statistics(unit: NDArray[np.float32], sigma: float = 0.0) -> dict[str, float
         correlation of neighbours along an axis, far below zero for pure noise. Without an object only
         ``coherence``.
     """
-    unit = unit[tuple(slice((n - min(n, LARGEST)) // 2, (n + min(n, LARGEST)) // 2) for n in unit.shape)]
+    unit = unit[looked_at(unit.shape)]
     smooth = ndimage.uniform_filter(unit, [3 if n > 2 else 1 for n in unit.shape], mode="nearest")
     found = {"coherence": _coherence(unit)}
     inside = smooth > max(OBJECT, NOISE_FLOOR * sigma)
@@ -54,6 +54,11 @@ def statistics(unit: NDArray[np.float32], sigma: float = 0.0) -> dict[str, float
         "highlight": float(np.log(np.percentile(values, 99.99) / top)),
         "share": float(inside[_box(inside)].mean()),
     }
+
+
+def looked_at(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The part of a scan that is looked at."""
+    return tuple(slice((n - min(n, LARGEST)) // 2, (n + min(n, LARGEST)) // 2) for n in shape)
 
 
 def _box(inside: NDArray[np.bool_]) -> tuple[slice, ...]:

@@ -129,7 +129,14 @@ def _local_mean(image: Tensor) -> Tensor:
     return pool(extend(image, [1] * dims, [1] * dims)[:, None], 3, stride=1)[:, 0]
 
 
-def denoise(measured: Tensor, sigma: Tensor, law: Law, spacing: Tensor, texture: Texture | None = None) -> Problem:
+def denoise(
+    measured: Tensor,
+    sigma: Tensor,
+    law: Law,
+    spacing: Tensor,
+    texture: Texture | None = None,
+    classical: tuple[Tensor, Tensor] | None = None,
+) -> Problem:
     """Pose denoising, ``A = I``: the whole scan was measured, with noise of known law and strength.
 
     The base is the sliding-DCT estimate with the Rician bias of the mean removed. The expected size of its error is
@@ -142,10 +149,13 @@ def denoise(measured: Tensor, sigma: Tensor, law: Law, spacing: Tensor, texture:
         law: ``rician`` or ``gaussian``.
         spacing: voxel size in millimetres, shape (B, dims) or (1, dims).
         texture: of the noise; ``None`` for white.
+        classical: base and scale, where they are known already.
     """
     sigma = sigma.expand_as(measured).clamp(min=SMALLEST_SIGMA)
-    base, error = _classical(measured, sigma, law, texture)
-    scale = error.clamp(min=SMALLEST_SCALE)
+    if classical is None:
+        base, error = _classical(measured, sigma, law, texture)
+        classical = base, error.clamp(min=SMALLEST_SCALE)
+    base, scale = classical
     return Problem(measured, base, scale, sigma, torch.ones_like(measured[:1]), _parameters(sigma, law, spacing))
 
 

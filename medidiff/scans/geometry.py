@@ -33,7 +33,12 @@ class Grid:
 
     def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """From the scan's axes to the model's."""
-        return np.ascontiguousarray(nib.apply_orientation(array, self.turn))
+        return np.ascontiguousarray(self.view(array))
+
+    def view(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The same without a copy."""
+        turned: NDArray[Scalar] = nib.apply_orientation(array, self.turn)
+        return turned
 
     def axis(self, index: int) -> int:
         """Where an axis of the scan lies among the model's."""
@@ -46,7 +51,24 @@ class Grid:
 
     def undo(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """From the model's axes to the scan's."""
-        return np.ascontiguousarray(nib.apply_orientation(array, self.back))
+        return np.ascontiguousarray(self.undone(array))
+
+    def undone(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The same without a copy."""
+        turned: NDArray[Scalar] = nib.apply_orientation(array, self.back)
+        return turned
+
+
+def grid_of(volume: Volume) -> Grid:
+    """How a volume is turned to RAS+."""
+    turn = nib.io_orientation(volume.affine)
+    if np.isnan(turn).any():  # a degenerate affine says nothing about axes: leave them as they are
+        turn = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
+    order = np.argsort(turn[:, 0])
+    spacing = np.asarray(volume.spacing)[order]
+    spacing = np.where(spacing > 0, spacing, 1.0)
+    return Grid(turn, back, (float(spacing[0]), float(spacing[1]), float(spacing[2])))
 
 
 def to_model_grid(volume: Volume) -> tuple[Grid, NDArray[np.float32]]:
@@ -58,12 +80,5 @@ def to_model_grid(volume: Volume) -> tuple[Grid, NDArray[np.float32]]:
     Returns:
         The record that leads back, and the turned array.
     """
-    turn = nib.io_orientation(volume.affine)
-    if np.isnan(turn).any():  # a degenerate affine says nothing about axes: leave them as they are
-        turn = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
-    order = np.argsort(turn[:, 0])
-    spacing = np.asarray(volume.spacing)[order]
-    spacing = np.where(spacing > 0, spacing, 1.0)
-    grid = Grid(turn, back, (float(spacing[0]), float(spacing[1]), float(spacing[2])))
+    grid = grid_of(volume)
     return grid, grid.apply(volume.array)

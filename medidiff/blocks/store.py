@@ -1,0 +1,128 @@
+"""Arrays on disk of which memory holds no more than what is looked at."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.blocks.cutting import Box, slices
+from medidiff.physics import slabs
+from medidiff.physics.slabs import Image, Slabs
+from medidiff.scans import geometry
+from medidiff.scans.volume import Volume
+
+
+@dataclass(frozen=True)
+class Store:
+    """Float32 arrays of the scan's shape, each in a file; nothing of them stays in memory between two calls.
+
+    Attributes:
+        folder: where the files lie.
+        shape: of each array, on the model's grid.
+    """
+
+    folder: Path
+    shape: tuple[int, ...]
+
+    def make(self, *names: str) -> None:
+        """Make arrays; on most file systems they take room only as they are written."""
+        for name in names:
+            self._open(name, "w+", self.shape)
+
+    def read(self, name: str, box: Box) -> Image:
+        """A copy of a part."""
+        return np.array(self._open(name, "r")[box])
+
+    def write(self, name: str, box: Box, values: Image) -> None:
+        """Put a part in its place."""
+        self._open(name, "r+")[box] = values
+
+    def array(self, name: str) -> Image:
+        """All of an array, mapped into memory as it is looked at."""
+        return np.asarray(self._open(name, "r"))
+
+    def _open(self, name: str, mode: str, shape: tuple[int, ...] | None = None) -> Image:
+        path = self.folder / f"{name}.npy"
+        found: Any = np.lib.format.open_memmap(path, mode, np.float32, shape)  # type: ignore[no-untyped-call]
+        return np.asarray(found)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The scan on the model's grid: in memory, mapped from a file, or the file itself for workers to open.
+
+    Attributes:
+        scan: in its own units.
+        valid: where it was measured; ``None`` for everywhere.
+        low: what stands for values that were not measured; the smallest that was.
+    """
+
+    scan: Image | Path
+    valid: NDArray[np.bool_] | Path | None = None
+    low: float = 0.0
+
+    def read(self, box: Box) -> Image:
+        """A copy of a part, in the scan's units."""
+        return _copied(self.scan, box)
+
+    def measured(self, box: Box) -> NDArray[np.bool_] | None:
+        """Which of it was measured."""
+        return None if self.valid is None else _copied(self.valid, box)
+
+    def filled(self, box: Box) -> Image:
+        """A part without values that were not measured."""
+        values, valid = self.read(box), self.measured(box)
+        return values if valid is None else np.where(valid, values, np.float32(self.low))
+
+    def slabs(self, shape: tuple[int, ...], edge: int) -> Slabs:
+        """All of it in slabs, without values that were not measured."""
+        rest = tuple(slice(0, n) for n in shape[1:])
+        return Slabs(shape, lambda planes: self.filled((planes, *rest)), edge)
+
+
+def source_of(volume: Volume, grid: geometry.Grid, folder: Path | None) -> Source:
+    """The scan on the model's grid.
+
+    Args:
+        volume: the scan.
+        grid: the model's grid.
+        folder: where other processes look for it; ``None`` when there is none.
+    """
+    scan = grid.view(volume.array)
+    valid = None if volume.valid is None else grid.view(volume.valid)
+    source = Source(scan, valid)
+    boxes = [block.core for block in slices(scan.shape, slabs.edge(scan.shape))]
+    if valid is not None:
+        lows = (source.read(box)[np.asarray(source.measured(box))].min(initial=np.inf) for box in boxes)
+        source = replace(source, low=float(min(lows)))
+    if folder is None:
+        return source
+    for name, array in (("scan", scan), ("valid", valid)):
+        if array is not None:
+            for box in boxes:
+                mode = "r+" if box[0].start else "w+"
+                path = folder / f"{name}.npy"
+                mapped: Any = np.lib.format.open_memmap(path, mode, array.dtype, array.shape)  # type: ignore[no-untyped-call]
+                mapped[box] = _copied(array, box)
+    return replace(source, scan=folder / "scan.npy", valid=None if valid is None else folder / "valid.npy")
+
+
+def release(array: NDArray[Any]) -> None:
+    """Give back the memory of an array that is mapped from a file; its pages are read again where they are needed."""
+    owner: Any = array
+    while owner is not None and not isinstance(owner, mmap.mmap):
+        owner = getattr(owner, "base", None)
+    if owner is not None and hasattr(owner, "madvise"):
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
+def _copied(array: NDArray[Any] | Path, box: Box) -> NDArray[Any]:
+    whole: NDArray[Any] = np.load(array, mmap_mode="r") if isinstance(array, Path) else array
+    copy = np.array(whole[box], order="C")
+    release(whole)
+    return copy

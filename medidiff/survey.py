@@ -1,0 +1,131 @@
+"""What all of a scan decides, measured before any of it is restored: its noise, and how far it is from training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from medidiff.config import RestoreOptions, Task
+from medidiff.diffusion import guard
+from medidiff.engine import Engine
+from medidiff.errors import ScanError
+from medidiff.physics import intensity, noise, posing
+from medidiff.physics.slabs import Slabs
+from medidiff.scans import geometry
+from medidiff.scans.volume import Volume
+
+_CREDIBLE = 1.5  # times the strongest noise of training: an estimate beyond is more likely texture
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        scaling: from the scan's units to the network's and back.
+        level: the noise to be removed.
+        warnings: one sentence each.
+        figures: how the scan compares with those of training.
+    """
+
+    scaling: intensity.Intensity
+    level: noise.NoiseEstimate
+    warnings: tuple[str, ...]
+    figures: dict[str, float]
+
+    @property
+    def percent(self) -> float:
+        """The noise in percent of the bright level."""
+        return 100 * self.level.sigma / self.scaling.bright
+
+
+def survey(
+    unit: Slabs,
+    scaling: intensity.Intensity,
+    volume: Volume,
+    grid: geometry.Grid,
+    engine: Engine,
+    options: RestoreOptions,
+    task: Task,
+) -> Survey:
+    """Survey a scan.
+
+    Args:
+        unit: the normalised scan on the model's grid.
+        scaling: how it was normalised.
+        volume: the scan.
+        grid: the model's grid.
+        engine: what the network was trained for.
+        options: the noise, if it is known.
+        task: what is to be done.
+
+    Raises:
+        ScanError: the scan is too far from what the network was trained for.
+    """
+    level, warnings = _noise(unit, volume.modality, voxels_of(volume, grid), scaling, options, task, engine)
+    percent = 0.0 if warnings else 100 * level.sigma / scaling.bright
+    found = _range(unit, volume, grid, percent, task, engine, options)
+    return Survey(scaling, level, (*warnings, *found.warnings), found.figures)
+
+
+def voxels_of(volume: Volume, grid: geometry.Grid) -> posing.Voxels:
+    """What the header says of the voxels, along the model's axes."""
+    acquired = None if volume.slice_axis is None else grid.axis(volume.slice_axis)
+    return posing.Voxels(grid.spacing, grid.axis(2), acquired, volume.thickness)
+
+
+def _noise(
+    unit: Slabs,
+    modality: str,
+    voxels: posing.Voxels,
+    scaling: intensity.Intensity,
+    options: RestoreOptions,
+    task: Task,
+    engine: Engine,
+) -> tuple[noise.NoiseEstimate, list[str]]:
+    """The noise to be removed, and a warning where an estimate lies so far beyond training that it is cut."""
+    asked = options.noise
+    if asked is None:  # refining and filling keep what was measured exactly unless they are asked to remove noise
+        asked = "auto" if task == "denoise" else 0.0
+    sigma = None if asked == "auto" else asked / 100 * scaling.bright
+    level = noise.of_scan(unit, modality, posing.stack_axis(unit.shape, voxels), sigma=sigma)
+    percent = 100 * level.sigma / scaling.bright
+    most = math.inf if engine.noise_range is None else _CREDIBLE * engine.noise_range[1]
+    if asked != "auto" or percent <= most:
+        return level, []
+    warning = (
+        f"Noise of {percent:.3g} percent is more than this pipeline was trained for; only {most:g} percent is removed."
+    )
+    return noise.limited(level, most / 100 * scaling.bright), [warning]
+
+
+def _range(
+    unit: Slabs,
+    volume: Volume,
+    grid: geometry.Grid,
+    percent: float,
+    task: Task,
+    engine: Engine,
+    options: RestoreOptions,
+) -> guard.RangeFindings:
+    """How the scan compares with what the network was trained on.
+
+    Raises:
+        ScanError: it is too far away, and the user did not insist.
+    """
+    spacing: Sequence[float] = grid.spacing
+    trained = dict(engine.trained_on)
+    if engine.network.spatial_dims == 2:  # images of any magnification: the shape of a pixel counts, not its size
+        trained.pop("spacing_mm", None)
+        across = posing.stack_axis(unit.shape, voxels_of(volume, grid))
+        spacing = [size for axis, size in enumerate(spacing) if axis != across]
+    if task == "superres":  # thick slices are what it is for
+        spacing = (min(spacing),) * len(spacing)
+    known = percent if percent > 0 else None
+    found = guard.range_check(unit, spacing, volume.modality, known, trained, engine.modalities)
+    if found.refusal is None:
+        return found
+    if not options.force:
+        raise ScanError(f"{found.refusal} Use another pipeline, or --force to restore it all the same.")
+    return replace(found, warnings=(*found.warnings, found.refusal))
