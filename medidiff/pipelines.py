@@ -29,7 +29,8 @@ from medidiff.scans.volume import Scan, ScanRef, Volume
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-    from medidiff.restore import Engine, Progress, Restoration
+    from medidiff.engine import Engine, Progress
+    from medidiff.restore import Restoration
 
 Source: TypeAlias = "str | Path | Volume | SpatialImage | tuple[NDArray[Any], NDArray[Any]]"
 MaskSource: TypeAlias = "str | Path | SpatialImage | NDArray[Any]"
