@@ -14,8 +14,10 @@ from medidiff.errors import MedidiffError, ScanError, UsageError
 from medidiff.runs import settings, sidecar
 from medidiff.runs.paths import exists, relative
 from medidiff.runs.record import is_run_record
-from medidiff.scans import discover, masks
+from medidiff.scans import discover, masks, records
 from medidiff.scans.volume import ScanRef
+
+NEEDED = ("task", "config", "pipeline")  # the sections without which a result cannot be made again
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,10 @@ def result(file: Path, hints: Hints) -> Result:
         UsageError: the file is no sidecar.
     """
     tree = sidecar.load(file)
-    if tree is None or not sidecar.is_ours(tree):
+    if tree is None or "medidiff" not in tree or "input" not in tree:
         raise UsageError(f"{file} is not a sidecar of medidiff; name the JSON file beside a result, or a run's folder.")
+    if why := records.why_no_sidecar(tree) or next((f"{name} is missing" for name in NEEDED if not tree.get(name)), ""):
+        raise UsageError(f"{file} is damaged ({why}); make the result again.")
     return Result(file, tree, hints, run_of(file))
 
 
@@ -71,7 +75,7 @@ def run_of(file: Path) -> tuple[Path, dict[str, Any]] | None:
     """The folder and the record of the run that a sidecar belongs to."""
     for folder in file.resolve().parents:
         record = sidecar.load(folder / "run.json")
-        if record is not None and is_run_record(record):
+        if record is not None and is_run_record(record) and not records.why_no_run(record):
             return folder, record
     return None
 
@@ -82,7 +86,11 @@ def scan(result: Result) -> ScanRef | None:
     A scan of the same bytes comes first, then one of the same name.
     """
     wanted = result.tree["input"]
-    found = [ref for place in input_places(result) for ref in cases(place) if ref.kind == wanted.get("kind")]
+    if result.hints.input is not None:
+        near = cases(result.hints.input)
+    else:
+        near = tuple(ref for place in input_places(result) for ref in cases_at(place, wanted))
+    found = [ref for ref in near if ref.kind == wanted.get("kind")]
     same = next((ref for ref in found if is_same(ref, wanted)), None)
     likely = max(found, key=lambda ref: shared_names(ref, wanted), default=None)
     if same is None and likely is not None and shared_names(likely, wanted) == 0:
@@ -93,25 +101,41 @@ def scan(result: Result) -> ScanRef | None:
 
 
 def input_places(result: Result) -> Iterator[Path]:
-    """Where the input may lie."""
-    if result.hints.input is not None:
-        yield result.hints.input
-        return
-    yield result.folder / str(result.tree["input"].get("path"))
+    """Where the input may lie, as the sidecar and the run's record say."""
+    named = [(result.folder, str(result.tree["input"].get("path") or ""))]
     if result.run is not None:
         folder, record = result.run
-        yield from (folder / str(case["input"]) for case in record["cases"] if belongs(case, result.file, folder))
+        named += [(folder, str(case.get("input"))) for case in record["cases"] if belongs(case, result.file, folder)]
+    yield from (folder / name for folder, name in named if name and records.is_plain(name))
 
 
 def belongs(case: dict[str, Any], file: Path, folder: Path) -> bool:
     """Whether a case of a run's record is the one of a sidecar."""
-    return bool(case.get("outputs", {}).get("sidecar") == relative(file, folder))
+    return bool((case.get("outputs") or {}).get("sidecar") == relative(file, folder))
 
 
 def cases(place: Path) -> tuple[ScanRef, ...]:
     """The scans at a place; none when there is nothing."""
     with suppress(UsageError):
         return discover.find_scans((place,)).cases
+    return ()
+
+
+def cases_at(place: Path, wanted: dict[str, Any]) -> tuple[ScanRef, ...]:
+    """The scans at a place that a sidecar names; of a folder only those folders are opened that held the files.
+
+    A sidecar may come from somebody else, so no tree of folders is searched because it says so.
+
+    Args:
+        place: where the input lay, as the sidecar tells.
+        wanted: what it tells of the input.
+    """
+    if not place.is_dir():
+        named = {Path(str(entry["path"])).name for entry in wanted["files"]}
+        return cases(place) if place.name in named else ()
+    folders = dict.fromkeys(place / Path(str(entry["path"])).parent for entry in wanted["files"])
+    with suppress(UsageError):
+        return discover.find_scans([each for each in folders if each.is_dir()], recursive=False).cases
     return ()
 
 
@@ -135,8 +159,8 @@ def mask(result: Result, ref: ScanRef | None) -> Path | None:
     named = named[0] if isinstance(named, list) else named
     places = [result.folder / str(named)]
     if result.run is not None and isinstance(result.run[1].get(settings.CONFIG), dict):
-        mask = settings.located(result.run[1][settings.CONFIG], result.run[0]).get("mask")
-        places += [mask] if isinstance(mask, Path) else []
+        mask = result.run[1][settings.CONFIG].get("mask")
+        places += [result.run[0] / mask] if isinstance(mask, str) and records.is_plain(mask) else []
     for place in [result.hints.mask] if result.hints.mask is not None else places:
         with suppress(MedidiffError):
             file = place if ref is None else masks.find_mask(place, ref)
@@ -161,7 +185,7 @@ def named_bundles(result: Result) -> Iterator[Bundle]:
     trees = [(result.folder, result.tree.get(settings.CONFIG))]
     trees += [(result.run[0], result.run[1].get(settings.CONFIG))] if result.run is not None else []
     for folder, tree in trees:
-        if isinstance(tree, dict) and isinstance(tree.get("pipeline"), str):
+        if isinstance(tree, dict) and isinstance(tree.get("pipeline"), str) and records.is_plain(tree["pipeline"]):
             path = folder / tree["pipeline"]
             if exists(path / bundles.METADATA):
                 yield bundles.read(path)

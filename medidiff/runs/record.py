@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from medidiff.errors import CannotWrite
 from medidiff.runs.together import Journal
-from medidiff.scans import outputs
+from medidiff.scans import limits, outputs
 from medidiff.scans.volume import Kind
 
 CaseStatus = Literal["done", "skipped", "failed"]
@@ -193,7 +192,7 @@ def refuse_foreign(file: Path) -> None:
         CannotWrite: such a file is there.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = limits.read_json(file)
     except (OSError, ValueError):
         return
     if not is_run_record(found):

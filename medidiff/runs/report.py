@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from medidiff.evaluation import catalogue, unreferenced
 from medidiff.evaluation.results import EvaluatedCase, Evaluation, Figure, Metric, Role, Shown
 from medidiff.runs.record import is_run_record
 from medidiff.runs.results import ResultFiles, Shelf
+from medidiff.scans import limits, records
 from medidiff.scans.outputs import nifti_stem
 
 METHOD = "medidiff"
@@ -96,11 +96,13 @@ def read(folder: Path) -> dict[str, Any]:
     """
     file = folder / "run.json"
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = limits.read_json(file)
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} holds no run.json that can be read; name the output folder of a run.") from error
     if not is_run_record(record):
         raise UsageError(f"{file} is not the record of a medidiff run; name the output folder of a run.")
+    if why := records.why_no_run(record):
+        raise UsageError(f"{file} is damaged ({why}); run again with the same output folder.")
     return dict(record)
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from medidiff import bundles
 from medidiff.config import RunConfig
 from medidiff.errors import UsageError
 from medidiff.runs.paths import relative
+from medidiff.scans import limits, records
 
 CONFIG = "config"
 
@@ -45,24 +45,42 @@ def read(file: Path) -> dict[str, Any]:
         UsageError: the file cannot be read, or holds no settings.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        tree = tomllib.loads(text) if file.suffix.lower() == ".toml" else json.loads(text)
+        own = file.suffix.lower() == ".toml"
+        tree = tomllib.loads(file.read_text(encoding="utf-8")) if own else limits.read_json(file)
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}); name a file of settings.") from error
     except ValueError as error:  # of TOML, of JSON, or of the encoding
         raise UsageError(f"{file} is neither TOML nor JSON ({one_line(error)}); correct it.") from error
-    if file.suffix.lower() != ".toml":
+    except RecursionError as error:
+        raise UsageError(f"{file} is nested too deeply for settings; correct it.") from error
+    if not own:
         tree = tree.get(CONFIG) if isinstance(tree, dict) and "medidiff" in tree else None
     if not isinstance(tree, dict):
         raise UsageError(f"{file} holds no settings of a run; give a TOML file, a run.json or a sidecar.")
+    if not own:
+        refuse_far(file, tree)
     return located(tree, file.parent)
+
+
+def refuse_far(file: Path, tree: dict[str, Any]) -> None:
+    """Stop before a record, which may come from somebody else, makes a run write outside of the record's own folder.
+
+    Raises:
+        UsageError: it would, or a path in it is absolute.
+    """
+    inputs = tree.get("inputs") if isinstance(tree.get("inputs"), list) else []
+    named = [*inputs, tree.get("mask"), tree.get("pipeline")]
+    if not all(records.is_plain(name) for name in named if isinstance(name, str)):
+        raise UsageError(f"{file} names an absolute path, as no record of medidiff does; name the scan yourself.")
+    if isinstance(tree.get("output"), str) and not records.is_inside(tree["output"]):
+        raise UsageError(f"{file} names an output outside of its own folder, as no record of medidiff does.")
 
 
 def located(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Settings out of a file in ``folder``, paths as seen from the working folder; what is no path stays as it is."""
     found = dict(tree)
     for key in ("output", "mask"):
-        if isinstance(tree.get(key), str):
+        if isinstance(tree.get(key), str) and "\0" not in tree[key]:
             found[key] = folder / tree[key]
     inputs = tree.get("inputs")
     inputs = [inputs] if isinstance(inputs, str) else inputs

@@ -7,7 +7,6 @@ It holds all that is needed to make the result again, byte for byte, and a seal 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from medidiff.runs import environment, seal, settings
 from medidiff.runs.outcome import Restored
 from medidiff.runs.paths import discreet, location, relative
 from medidiff.runs.record import now
+from medidiff.scans import limits, records
 from medidiff.scans.volume import Scan, ScanRef, Volume
 
 CHUNK = 1 << 20
@@ -153,7 +153,7 @@ def effective(config: RunConfig, ref: ScanRef, restored: Path, folder: Path) -> 
 def load(file: Path) -> dict[str, Any] | None:
     """A sidecar that lies on disk, or ``None`` when there is none that can be read."""
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = limits.read_json(file)
     except (OSError, ValueError):
         return None
     return tree if isinstance(tree, dict) else None
@@ -169,8 +169,8 @@ def stamp(file: Path) -> str:
 
 
 def is_ours(tree: dict[str, Any]) -> bool:
-    """Whether parsed JSON is a sidecar of medidiff."""
-    return "medidiff" in tree and isinstance(tree.get("input"), dict) and isinstance(tree.get("outputs"), list)
+    """Whether parsed JSON is a sidecar of medidiff, sound enough to be read."""
+    return not records.why_no_sidecar(tree)
 
 
 def listed(tree: dict[str, Any] | None) -> list[str]:

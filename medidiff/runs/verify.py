@@ -22,6 +22,7 @@ from medidiff.runs.checks import Finding, Sources, Subject, counted
 from medidiff.runs.locate import Hints, Result
 from medidiff.runs.record import is_run_record
 from medidiff.runs.rerun import precisions, rerun
+from medidiff.scans import records
 from medidiff.scans.compare import Difference, difference
 
 # Measured on phantoms, over means, samples and maps: fp32 with other CPU instructions lies up to 0.00015 of the range
@@ -87,7 +88,9 @@ def sidecars(path: Path) -> tuple[Path, ...]:
     record = sidecar.load(path / "run.json")
     if record is None or not is_run_record(record):
         raise UsageError(f"{path} holds no run.json; name the JSON file beside a result, or a run's folder.")
-    named = [case.get("outputs", {}).get("sidecar") for case in record["cases"]]
+    if why := records.why_no_run(record):
+        raise UsageError(f"{path / 'run.json'} is damaged ({why}); name the JSON file beside a result.")
+    named = [(case.get("outputs") or {}).get("sidecar") for case in record["cases"]]
     found = tuple(path / name for name in dict.fromkeys(named) if name)
     if not found:
         raise NoScanFound(f"The run in {path} made no result that could be verified.")

@@ -1,0 +1,103 @@
+"""How much a file may make medidiff read: what it says of its own size is checked before memory is taken for it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from medidiff.errors import OutOfMemory
+
+LARGEST_JSON = 64 << 20  # bytes of a sidecar, a run's record or a bundle's metadata
+INFLATED_FREELY = 256 << 20  # bytes that a deflated file may always become
+INFLATED_TIMES = 20  # beyond that, how many times its own size
+LARGEST_IMAGE = 1 << 26  # pixels of one slice: 8192 x 8192
+LARGEST_HEADER = 64 << 20  # bytes before the voxels of a NIfTI file: extensions
+STEP = 1 << 20
+
+
+class TooLarge(ValueError):
+    """A file claims or becomes more than it may."""
+
+
+class Bounded(io.FileIO):
+    """A file that never makes room for more bytes than it has left, whatever a length in it says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most ``size`` bytes; all that are left when it is negative."""
+        left = max(self.size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left)) or b""
+
+
+def check_inflated(packed: bytes) -> None:
+    """Inflate raw deflate data piece by piece, keeping nothing, to see how much it becomes.
+
+    Raises:
+        TooLarge: far more than any scan.
+    """
+    most = max(INFLATED_FREELY, INFLATED_TIMES * len(packed))
+    if len(packed) * 1032 <= most:  # deflate cannot do more
+        return
+    inflate, found, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, packed
+    while rest and not inflate.eof:
+        found += len(inflate.decompress(rest, STEP))
+        rest = inflate.unconsumed_tail
+        if found > most:
+            raise TooLarge(f"it is deflated and becomes more than {most >> 20} MB")
+
+
+def refuse_beyond_memory(path: Path, needed: int) -> None:
+    """Stop before memory is asked for that the machine does not have.
+
+    Args:
+        path: the file or folder, for the message.
+        needed: bytes.
+
+    Raises:
+        OutOfMemory: it needs more than there is.
+    """
+    there = available_memory()
+    if there is not None and needed > there:
+        raise OutOfMemory(
+            f"{path} needs {needed / 1e9:.1f} GB of memory to be read, and {there / 1e9:.1f} GB are free; "
+            "use a machine with more."
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that this process can still get; ``None`` where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a sensible size.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, is too large, or is nested too deeply.
+    """
+    if not path.is_file():  # a device or a pipe may have no end
+        raise FileNotFoundError(2, "no such file", str(path))
+    with path.open("rb") as file:
+        data = file.read(LARGEST_JSON + 1)
+    if len(data) > LARGEST_JSON:
+        raise TooLarge(f"it is larger than {LARGEST_JSON >> 20} MB")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

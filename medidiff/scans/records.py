@@ -1,0 +1,177 @@
+"""What a sidecar and the record of a run must look like before anything in them is believed.
+
+They may come from somebody else, or have been edited. Whoever reads them relies on the types that stand here, and on
+paths that stay where they belong: what a run wrote lies below the folder of its record, and no path is absolute.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from medidiff.config import Task
+
+
+def is_plain(name: str) -> bool:
+    """Whether a text can be a relative path: encodable, without NUL, and not absolute on any system."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name and not PurePosixPath(name).is_absolute() and not PureWindowsPath(name).anchor
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path leads to something below the folder that it is relative to, or to the folder itself."""
+    return is_plain(name) and ".." not in PurePosixPath(name.replace("\\", "/")).parts
+
+
+def _plain(name: str) -> str:
+    if not is_plain(name):
+        raise ValueError("it is no relative path")
+    return name
+
+
+def _inside(name: str) -> str:
+    if not is_inside(name):
+        raise ValueError("it leads out of the folder")
+    return name
+
+
+Text = Annotated[str, Strict()]
+Whole = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
+Number = Annotated[float, Field(strict=True)]
+Plain = Annotated[Text, AfterValidator(_plain)]
+Inside = Annotated[Text, AfterValidator(_inside)]
+
+
+class _Shape(BaseModel):
+    """Knows what is relied on; everything else may be there too."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class _File(_Shape):
+    path: Inside
+    bytes: Whole
+    sha256: Text
+
+
+class _Input(_Shape):
+    path: Plain | None = None
+    kind: Literal["nifti", "dicom"] = "nifti"
+    content_sha256: Text | None = None
+    location_sha256: Text | None = None
+    files: list[_File] = []
+
+
+class _Mask(_Shape):
+    path: Plain | Annotated[list[Plain], Field(min_length=1)] | None = None
+    sha256: Text | None = None
+
+
+class _Pipeline(_Shape):
+    name: Text | None = None
+    version: Text | None = None
+    weights_sha256: Text | None = None
+    settings_sha256: Text | None = None
+
+
+class _Guard(_Shape):
+    verdicts: list[Text] | None = None
+    figures: dict[str, Any] | None = None
+
+
+class _Grid(_Shape):
+    spacing_mm: Annotated[list[Number], Field(min_length=3, max_length=3)] | None = None
+
+
+class _Volume(_Grid):
+    label: Text | None = None
+    modality: Text | None = None
+    units: Text = ""
+    record: dict[str, Any] | None = None
+    guard: _Guard | None = None
+    restored: _Grid | None = None
+
+
+class _Part(_Shape):
+    volumes: Annotated[list[Whole], Field(min_length=1)]
+    turn: Annotated[list[Annotated[list[Number], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)]
+
+
+class _Config(_Shape):
+    output: Inside = "."
+    mask: Plain | None = None
+    pipeline: Plain | None = None
+    inputs: list[Plain] = []
+    restore: dict[str, Any] | None = None
+
+
+class _Dicom(_Shape):
+    uid_entropy: Text
+    datetime: Text
+    series_number: Whole | None = None
+
+
+class _Sidecar(_Shape):
+    medidiff: Text
+    task: Task | None = None
+    input: _Input
+    outputs: list[_File]
+    mask: _Mask | None = None
+    pipeline: _Pipeline | None = None
+    config: _Config | None = None
+    volumes: list[_Volume] | None = None
+    notes: list[Text] | None = None
+    packages: dict[str, Any] | None = None
+    platform: dict[str, Any] | None = None
+    compute: dict[str, Any] | None = None
+    dicom: _Dicom | None = None
+    nifti: list[_Part] | None = None
+
+
+class _Outputs(_Shape):
+    restored: Inside | None = None
+    uncertainty: Inside | None = None
+    supplied: Inside | None = None
+    sample: Inside | None = None
+    sidecar: Inside | None = None
+    report: Inside | None = None
+
+
+class _Case(_Shape):
+    input: Text = ""  # on another drive of Windows it is absolute; such a place is not looked at
+    kind: Literal["nifti", "dicom"] | None = None
+    status: Literal["done", "skipped", "failed"] | None = None
+    reason: Text | None = None
+    outputs: _Outputs | None = None
+
+
+class _Run(_Shape):
+    medidiff: Text
+    command: list[Text] | None = None
+    config: dict[str, Any] | None = None
+    cases: list[_Case]
+
+
+def why_no_sidecar(tree: object) -> str:
+    """What keeps parsed JSON from being a sidecar, as a clause; empty when it is one."""
+    return _why_not(_Sidecar, tree)
+
+
+def why_no_run(tree: object) -> str:
+    """What keeps parsed JSON from being the record of a run, as a clause; empty when it is one."""
+    return _why_not(_Run, tree)
+
+
+def _why_not(shape: type[_Shape], tree: object) -> str:
+    try:
+        shape.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where or 'the file'}: {first['msg'].removeprefix('Value error, ')}"
+    return ""
