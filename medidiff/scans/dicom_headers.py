@@ -121,6 +121,10 @@ class Header:
         return self.orientation is not None and self.position is not None and self.spacing is not None
 
 
+class NotDicom(ValueError):
+    """A file does not start like DICOM; the text says what it is."""
+
+
 def looks_like_dicom(start: bytes) -> bool:
     """Whether a file that starts with these bytes (132 or more) may be DICOM, with or without the file header."""
     if start[128:132] == b"DICM":
@@ -171,6 +175,7 @@ def glance(path: Path) -> Glance:
     """Read what discovery needs of one file, which is a third of the work of `load_header`; call it inside `quiet`.
 
     Raises:
+        NotDicom: the file does not look like DICOM.
         OSError: the file cannot be opened.
         Exception: whatever pydicom raises on a damaged file.
     """
@@ -188,9 +193,12 @@ def glance(path: Path) -> Glance:
 
 def _parse(path: Path, tags: Sequence[Any]) -> tuple[Dataset, Tail]:
     """Some elements of a file's header, from its first bytes if they hold all of it."""
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-        size = os.fstat(file.fileno()).st_size
+    with limits.Bounded(path) as file:
+        head, size = file.read(HEAD), file.size
+        if not looks_like_dicom(head):
+            raise NotDicom("empty file" if not head else "not a NIfTI or DICOM file")
+        if limits.DEFLATED in head[: limits.META]:
+            limits.check_deflated(path)
         if len(head) < size:
             with suppress(Exception):  # pydicom raises many kinds on what is cut off; the whole file is tried next
                 dataset, tail = _parse_stream(io.BytesIO(head), size, tags)

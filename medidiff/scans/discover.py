@@ -6,18 +6,21 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from medidiff.errors import ScanError, UsageError
-from medidiff.scans import bids
+from medidiff.scans import bids, links
 from medidiff.scans.outputs import nifti_stem, safe_name, unique_name
 from medidiff.scans.volume import Kind, ScanRef, Skipped
 
 SERIES_NUMBER_STEP = 10_000  # between the SeriesNumbers of a source and of what is made from it
 _LARGEST_SERIES_NUMBER = 2**31 - 1
 PIECE = 1 << 20  # bytes read at once
+READERS = 8  # files looked at in parallel
+BATCH = 256  # files handed to them at once
 Watch = Callable[[int], None]
 
 
@@ -72,16 +75,17 @@ def find_scans(
     series: dict[str, list[tuple[_Found, _Dicom]]] = defaultdict(list)
     numbers: dict[str, set[int]] = defaultdict(set)
     skipped: list[Skipped] = []
-    for count, found in enumerate(_files(inputs, recursive, skipped)):
-        watch(count)
+    others: list[_Found] = []
+    for found in _files(inputs, recursive, skipped):
         stem = nifti_stem(found.path.name)
         if _matches(found, exclude):
             continue
-        if stem is not None:
-            if not include or _matches(found, include):
-                niftis.append(ScanRef("nifti", found.path, (found.path,), found.relative, stem))
-            continue
-        dicom = _look(found.path)
+        if stem is None:
+            others.append(found)
+        elif not include or _matches(found, include):
+            niftis.append(ScanRef("nifti", found.path, (found.path,), found.relative, stem))
+    for count, (found, dicom) in enumerate(zip(others, _look_at(others), strict=True), start=len(niftis)):
+        watch(count)
         if dicom.study and dicom.number is not None:
             numbers[dicom.study].add(dicom.number)
         if dicom.reason is not None:
@@ -128,23 +132,32 @@ def combined(kind: Kind, digests: Iterable[str]) -> str:
 
 
 def _files(inputs: Sequence[Path], recursive: bool, skipped: list[Skipped]) -> Iterator[_Found]:
-    """Every visible file once, in a fixed order; links are followed, loops of links are not."""
+    """Every visible file once, in a fixed order; links are followed within the inputs, loops of links are not."""
+    tops = [Path(os.path.realpath(given)) for given in inputs]
     seen_files: set[Path] = set()
     seen_folders: set[tuple[int, int]] = set()
     for given in inputs:
         if not os.path.lexists(given):
             raise UsageError(f"{given} does not exist.")
         single = not given.is_dir()
-        for found in [_Found(given, given.parent)] if single else _walk(given, recursive, seen_folders, skipped):
+        for found in [_Found(given, given.parent)] if single else _walk(given, tops, recursive, seen_folders, skipped):
             real = Path(os.path.realpath(found.path))
             if real not in seen_files:
                 seen_files.add(real)
                 yield found
 
 
-def _walk(root: Path, recursive: bool, seen: set[tuple[int, int]], skipped: list[Skipped]) -> Iterator[_Found]:
+def _walk(
+    root: Path, tops: Sequence[Path], recursive: bool, seen: set[tuple[int, int]], skipped: list[Skipped]
+) -> Iterator[_Found]:
     def refused(error: OSError) -> None:
         skipped.append(Skipped(Path(error.filename), f"the folder cannot be read ({error.strerror})"))
+
+    def leaves(path: Path) -> bool:
+        out = path.is_symlink() and path.exists() and links.leads_out(path, tops)
+        if out:
+            skipped.append(Skipped(path, links.REASON))
+        return out
 
     datasets: dict[Path, Path | None] = {}  # of BIDS, that each folder lies in
     for base, folders, files in os.walk(root, followlinks=True, onerror=refused):
@@ -159,11 +172,12 @@ def _walk(root: Path, recursive: bool, seen: set[tuple[int, int]], skipped: list
         if dataset == place:
             skipped += [Skipped(place / name, bids.OTHER) for name in folders if not name.startswith("sub-")]
             folders[:] = [name for name in folders if name.startswith("sub-")]
+        folders[:] = [name for name in folders if not leaves(place / name)]
         for name in sorted(files):
             why = None if dataset is None else bids.left_out((place / name).relative_to(dataset))
             if why:
                 skipped.append(Skipped(place / name, why))
-            elif why is None and not name.startswith("."):
+            elif why is None and not name.startswith(".") and not leaves(place / name):
                 yield _Found(place / name, root)
 
 
@@ -183,19 +197,26 @@ class _Dicom:
     name: str = ""
 
 
+def _look_at(found: Sequence[_Found]) -> Iterator[_Dicom]:
+    """Look at files, several at once: a slow disk answers more questions at a time than one."""
+    if not found:
+        return
+    from medidiff.scans.dicom_headers import quiet
+
+    with quiet(), ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(found), BATCH):
+            yield from pool.map(_look, [each.path for each in found[start : start + BATCH]])
+
+
 def _look(path: Path) -> _Dicom:
     from medidiff.scans import dicom_headers
 
     if not path.is_file():
         return _Dicom("a broken link" if path.is_symlink() else "not a regular file")
     try:
-        with path.open("rb") as file:
-            start = file.read(132)
-        if not start:
-            return _Dicom("empty file")
-        if not dicom_headers.looks_like_dicom(start):
-            return _Dicom("not a NIfTI or DICOM file")
-        header = dicom_headers.load_header(path)
+        header = dicom_headers.glance(path)
+    except dicom_headers.NotDicom as error:
+        return _Dicom(str(error))
     except OSError as error:
         return _Dicom(f"cannot be read ({error.strerror or type(error).__name__})")
     except Exception as error:  # pydicom raises many kinds on damaged files
