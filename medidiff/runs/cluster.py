@@ -118,8 +118,13 @@ class Crew:
             key = self.landed.get(timeout=TICK if self.flying else 0)
         except queue.Empty:
             return None
-        case, future, since = self.flying.pop(key)
-        done = self.outcome(case, future, since)
+        case, future, since = self.flying[key]
+        try:
+            done = self.outcome(case, future, since)
+        except KeyboardInterrupt:  # it is done all the same
+            self.landed.put(key)
+            raise
+        del self.flying[key]
         return None if done is None else (case, done)
 
     def outcome(self, case: PlannedCase, future: Any, since: float) -> Outcome | None:
@@ -154,7 +159,7 @@ class Crew:
     def later(self, case: PlannedCase) -> None:
         """Put a case that another run has in hand to the end, and wait a little when nothing else is to be done."""
         self.waiting.append(case)
-        if not self.flying:
+        if len(self.flying) == 1:
             self.reporter.status("waiting for scans that another run has in hand")
             self.pause = min(self.pause + 0.1, LONGEST_PAUSE)
             time.sleep(self.pause)

@@ -497,7 +497,7 @@ def test_ctrl_c_ends_all_workers_in_good_order(
     done = {case["outputs"]["restored"] for case in tree["cases"]}
     assert done == {path.name for path in (tmp_path / "out").glob("*.nii.gz")}
     assert not list((tmp_path / "out").rglob(".medidiff*"))
-    assert not [child for child in children if child.is_running()]
+    assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
