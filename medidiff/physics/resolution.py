@@ -53,7 +53,10 @@ def plan(
             width = float(np.clip(thickness / size, *_WIDTHS))
         axes.append(Axis(count, fine, seen, width))
     if all(axis.trivial for axis in axes):
-        raise ScanError("Its voxels are isotropic already; say how fine with --factor or --spacing.")
+        if factor is None and target is None:
+            raise ScanError("Its voxels are isotropic already; say how fine with --factor or --spacing.")
+        shown = " x ".join(map(str, shape))
+        raise ScanError(f"Nothing becomes finer: give more than 1 along an axis with several voxels, of {shown}.")
     return Acquisition(tuple(axes))
 
 
