@@ -63,7 +63,7 @@ def find_scans(
         include: glob patterns of which a case must match one: on its path below the input, its name, its series name.
         exclude: glob patterns of which a case must match none.
         recursive: also look into the folders of a folder.
-        watch: called with the number of files looked at so far, after each.
+        watch: called with the number of files so far: while the folders are listed, and while files are looked at.
 
     Returns:
         The cases in a fixed order, with distinct output names, and the skipped files.
@@ -77,6 +77,7 @@ def find_scans(
     skipped: list[Skipped] = []
     others: list[_Found] = []
     for found in _files(inputs, recursive, skipped):
+        watch(len(niftis) + len(others))
         stem = nifti_stem(found.path.name)
         if _matches(found, exclude):
             continue
