@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medidiff.errors import CannotWrite, OutOfMemory, ScanError
+from medidiff.scans.nifti_sizes import check_sizes, opened, quiet
 from medidiff.scans.outputs import atomic_file, nifti_stem
 from medidiff.scans.regrid import Regrid, regrid
 from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume
@@ -24,8 +23,6 @@ LABELS = 1002
 NOT_SCANS = {LABELS: "a label map", 1005: "a label map", 1006: "a displacement field", 1007: "a vector field"}
 TEXTS = {"aux_file", "data_type", "db_name"}
 GZIP_LEVEL = 6
-GZIP_START = b"\x1f\x8b"
-DEFLATE_RATIO = 1032  # the most that deflate can pack
 CT_AIR = (-3100.0, -900.0)  # the range in which the smallest value of a CT in HU lies
 CT_TISSUE = 200.0  # HU that bone or contrast in a CT exceeds
 
@@ -80,8 +77,20 @@ def read(ref: ScanRef) -> Scan:
         volumes.append(Volume(array, affine, modality, units, label, valid, slice_axis))
     if blind == sum(volume.array.size for volume in volumes):
         raise ScanError(f"{ref.path} holds no finite value (all voxels are NaN or infinite); check the file.")
-    notes = (f"{blind} voxels are NaN or infinite and stay as they are.",) if blind else ()
-    return Scan(ref, tuple(volumes), source, notes)
+    notes = [f"{blind} voxels are NaN or infinite and stay as they are."] if blind else []
+    return Scan(ref, tuple(volumes), source, (*notes, *two_sizes(source.header)))
+
+
+def two_sizes(header: Any) -> tuple[str, ...]:
+    """A note where the two geometries of a header, sform and qform, give different voxel sizes; the sform counts."""
+    (sform, s_code), (qform, q_code) = (_form(header, name) for name in ("sform", "qform"))
+    if sform is None or qform is None or min(s_code, q_code) <= 0:
+        return ()
+    sizes = [nib.affines.voxel_sizes(form) for form in (sform, qform)]
+    if np.allclose(*sizes, rtol=0.01):
+        return ()
+    one, other = (" x ".join(f"{size:.3g}" for size in each) for each in sizes)
+    return (f"Its header gives voxels of {one} mm (sform) and of {other} mm (qform); the sform is taken.",)
 
 
 def write(
@@ -343,12 +352,13 @@ def _load(path: Path, labels: bool = False) -> tuple[NiftiSource, NDArray[Any]]:
     if not path.is_file():
         raise ScanError(f"{path} is not a file (any more).")
     try:
-        with _quiet():
+        check_sizes(path)
+        with quiet():
             image: Any = nib.load(path)
         if type(image) not in (nib.Nifti1Image, nib.Nifti2Image):
             raise ScanError(f"{path} is {type(image).__name__}, not a NIfTI volume; convert it to NIfTI first.")
         _check_header(path, image, labels)
-        with _opened(path) as file, _quiet():
+        with opened(path) as file, quiet():
             header = type(image.header).from_fileobj(file)
         stored = np.asanyarray(image.dataobj.get_unscaled())
     except (ScanError, OutOfMemory):
@@ -368,13 +378,8 @@ def _check_header(path: Path, image: Any, labels: bool) -> None:
         raise ScanError(f"{path} holds {kind}, not a scalar image; convert it to real numbers first.")
     if intent in NOT_SCANS and not (labels and intent == LABELS):
         raise ScanError(f"{path} is {NOT_SCANS[intent]} by its intent code, not a scan.")
-    if len(shape) < 2 or 0 in shape:
+    if len(shape) < 2 or min(shape) < 1:
         raise ScanError(f"{path} holds no image (its shape is {'x'.join(map(str, shape)) or 'empty'}).")
-    needed = int(np.prod([int(size) for size in shape], dtype=object)) * dtype.itemsize
-    with path.open("rb") as file:
-        ratio = DEFLATE_RATIO if file.read(2) == GZIP_START else 1
-    if needed > ratio * path.stat().st_size:  # before nibabel reserves the memory
-        raise ScanError(f"{path} is truncated: its header promises {needed} bytes of data; copy or convert it again.")
     if not np.isfinite(image.header.get_best_affine()).all():
         raise ScanError(f"{path} has a damaged orientation (its affine is not finite); repair the header.")
 
@@ -446,27 +451,3 @@ def _stream(header: Any, data: NDArray[Any], file: IO[bytes] | gzip.GzipFile) ->
     data = data.astype(header.get_data_dtype(), copy=False)
     for start in range(data.shape[-1]):  # Fortran order: the last axis is the slowest
         file.write(data[..., start].tobytes(order="F"))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence nibabel, which prints the header fields that it repairs while reading."""
-    logger = logging.getLogger("nibabel.global")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
-    with path.open("rb") as raw:
-        packed = raw.read(2) == GZIP_START
-        raw.seek(0)
-        if packed:
-            with gzip.GzipFile(fileobj=raw) as file:
-                yield file
-        else:
-            yield raw

@@ -61,3 +61,14 @@ def test_tests_and_modules_that_pages_name_exist() -> None:
         assert not missing, f"{page.name} names {sorted(missing)}"
         for path in re.findall(r"`((?:[\w-]+/)*\w+\.py)`", text):
             assert (ROOT / path).exists() or (ROOT / "medidiff" / path).exists(), f"{page.name} names {path}"
+
+
+def test_every_complaint_is_held_by_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "explanation" / "complaints.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [int(row[0]) for row in rows] == list(range(1, 22))
+    for number, _, _, held in rows:
+        found = re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", held)
+        assert found, f"complaint {number} is held by nothing"
+        for file, name in found:
+            assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8"), f"complaint {number}: {file}::{name}"

@@ -143,6 +143,17 @@ def test_nan_voxels_are_not_valid_and_stay(tmp_path, derivation):
     np.testing.assert_array_equal(stored_values(out), np.where(np.isfinite(data), 2, data))
 
 
+@pytest.mark.parametrize(("code", "size", "said"), [(1, 2.0, True), (1, 1.005, False), (0, 2.0, False)])
+def test_two_geometries_of_different_voxel_sizes_are_told(tmp_path, code, size, said):
+    image = nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.diag([1, 1, 3, 1]))
+    image.set_qform(np.diag([size, 1, 3, 1]), code=code)
+    nib.save(image, tmp_path / "scan.nii")
+    scan = read(ref_of(tmp_path / "scan.nii"))
+    note = "Its header gives voxels of 1 x 1 x 3 mm (sform) and of 2 x 1 x 3 mm (qform); the sform is taken."
+    assert scan.notes == ((note,) if said else ())
+    np.testing.assert_array_equal(scan.volumes[0].affine, np.diag([1, 1, 3, 1]))
+
+
 def test_constant_volume_is_legal(tmp_path, derivation):
     path = save(tmp_path / "a.nii.gz", np.zeros((3, 3, 3), dtype=np.int16))
     scan = read(ref_of(path))
