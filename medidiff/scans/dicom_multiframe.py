@@ -262,14 +262,17 @@ def _derive(
 
 
 def _references(image: Image) -> list[Dataset]:
-    """The source frames of a frame, one item an object, the nearest object first."""
+    """The source frames of a frame, one item an object, the nearest object first; no frame numbers stand for all."""
     found: dict[str, Dataset] = {}
     frames: dict[str, list[int]] = {}
+    complete = {}
     for header in image.place.sources if image.place else (image.header,):
         found.setdefault(header.sop_uid, reference(header.sop_class, header.sop_uid))
         frames.setdefault(header.sop_uid, []).append((header.frame or 0) + 1)
+        complete[header.sop_uid] = header.frames > 1 and len(frames[header.sop_uid]) == header.frames
     for uid, item in found.items():
-        item.ReferencedFrameNumber = frames[uid] if len(frames[uid]) > 1 else frames[uid][0]
+        if not complete[uid]:
+            item.ReferencedFrameNumber = frames[uid] if len(frames[uid]) > 1 else frames[uid][0]
     return list(found.values())
 
 
