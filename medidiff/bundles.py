@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medidiff.errors import CannotWrite, PipelineError, UsageError
+from medidiff.scans import limits, records
 from medidiff.scans.outputs import atomic_folder
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Bundle:
             PipelineError: if it is missing or differs.
         """
         try:
+            if not self.weights.is_file():  # a device or a pipe may have no end
+                raise FileNotFoundError(self.weights)
             with self.weights.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
@@ -116,7 +119,7 @@ class Bundle:
         try:
             network = build(**self.settings["network"])
             network.load_state_dict({key: value.float() for key, value in load_file(self.weights).items()})
-        except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
+        except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
             raise PipelineError(f"Pipeline {self.name}: {self.weights} does not fit the network it names.") from error
         network.eval()
         return network
@@ -164,24 +167,16 @@ def read(path: Path) -> Bundle:
         PipelineError: if the folder is no bundle that medidiff can use.
     """
     try:
-        metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
-        bundle = Bundle(path, str(metadata.get("name") or path.resolve().name), metadata)
-        needed = (
-            bundle.version,
-            bundle.weights_sha256,
-            bundle.weights,
-            bundle.settings["tasks"],
-            bundle.settings["network"],
-            bundle.spatial_dims,
-        )
-        assert all(needed)
+        metadata = limits.read_json(path / METADATA)
     except OSError as error:
         raise PipelineError(
             f"{path} holds no {METADATA}; name a pipeline that `medidiff list` shows, or a bundle's folder."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except ValueError as error:
         raise PipelineError(f"{path / METADATA} is not the metadata of a medidiff bundle.") from error
-    return bundle
+    if why := records.why_no_bundle(metadata):
+        raise PipelineError(f"{path / METADATA} is not the metadata of a medidiff bundle ({why}).")
+    return Bundle(path, str(metadata.get("name") or path.resolve().name), metadata)
 
 
 def load_network(bundle: str | Path) -> Backbone:

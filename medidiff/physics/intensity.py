@@ -65,9 +65,17 @@ def threshold_of(chunks: Chunks) -> float:
     ceiling = float(np.percentile(sample, 99.9))
     if ceiling > low:
         clipped = np.minimum(sample, ceiling)
-        return float(threshold_otsu(clipped)) if float(clipped.min()) < float(clipped.max()) else low
+        if not float(clipped.min()) < float(clipped.max()):
+            return low
+        try:
+            return float(threshold_otsu(clipped))
+        except ValueError:  # float32 has no 256 steps between values that lie so close together
+            return float(threshold_otsu(clipped.astype(np.float64)))
     edges = np.linspace(low, high, _BINS + 1)
-    counts = sum(np.histogram(chunk, _BINS, (low, high))[0] for chunk in chunks())
+    try:
+        counts = sum(np.histogram(chunk, _BINS, (low, high))[0] for chunk in chunks())
+    except ValueError:  # likewise
+        counts = sum(np.histogram(chunk.astype(np.float64), _BINS, (low, high))[0] for chunk in chunks())
     return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
 
 

@@ -14,7 +14,7 @@ from medidiff import bundles
 from medidiff.config import RunConfig
 from medidiff.errors import UsageError
 from medidiff.runs.paths import relative
-from medidiff.scans import limits, records
+from medidiff.scans import bids, limits, outputs, records
 
 CONFIG = "config"
 
@@ -68,8 +68,8 @@ def refuse_far(file: Path, tree: dict[str, Any]) -> None:
     Raises:
         UsageError: it would, or a path in it is absolute.
     """
-    inputs = tree.get("inputs") if isinstance(tree.get("inputs"), list) else []
-    named = [*inputs, tree.get("mask"), tree.get("pipeline")]
+    inputs = tree.get("inputs")
+    named = [*(inputs if isinstance(inputs, list) else [inputs]), tree.get("mask"), tree.get("pipeline")]
     if not all(records.is_plain(name) for name in named if isinstance(name, str)):
         raise UsageError(f"{file} names an absolute path, as no record of medidiff does; name the scan yourself.")
     if isinstance(tree.get("output"), str) and not records.is_inside(tree["output"]):
@@ -82,6 +82,8 @@ def located(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key in ("output", "mask"):
         if isinstance(tree.get(key), str) and "\0" not in tree[key]:
             found[key] = folder / tree[key]
+    if tree.get("bids") is True and outputs.nifti_stem(str(tree.get("output"))) is not None:  # one image of a dataset
+        found["output"] = bids.root_of(found["output"]) or folder
     inputs = tree.get("inputs")
     inputs = [inputs] if isinstance(inputs, str) else inputs
     if isinstance(inputs, list):

@@ -13,6 +13,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from medidiff.errors import ScanError
+from medidiff.scans import limits
 from medidiff.scans.dicom_headers import Header, credible, positive, quiet, unit_vectors
 from medidiff.scans.dicom_problems import ENHANCED
 from medidiff.scans.dicom_values import number, optional, tag_of, text, texts, vector
@@ -60,8 +61,8 @@ def images_of(header: Header) -> list[Header]:
     if header.sop_class not in ENHANCED:
         return [header]
     try:
-        with quiet():
-            dataset = pydicom.dcmread(header.path, stop_before_pixels=True, force=True)
+        with quiet(), limits.Bounded(header.path) as file:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             groups = Groups(dataset)
             count = len(groups.frames)
             frames = [_frame(header, dataset, groups, index) for index in range(count)]

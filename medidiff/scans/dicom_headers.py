@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom.dataset import Dataset
 
+from medidiff.scans import limits
 from medidiff.scans.dicom_problems import MODALITIES, Tail, problem
 from medidiff.scans.dicom_values import LARGEST, number, optional, tag_of, text, texts, vector
 

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from medidiff.errors import ScanError
+from medidiff.scans import limits
 from medidiff.scans.dicom_frames import Groups
 from medidiff.scans.dicom_headers import Header
 
@@ -49,7 +50,9 @@ def load(path: Path) -> Dataset:
         ScanError: it cannot be read.
     """
     try:
-        return pydicom.dcmread(path, force=True)
+        limits.check_deflated(path)
+        with limits.Bounded(path) as file:
+            return pydicom.dcmread(file, force=True)
     except Exception as error:  # pydicom raises many kinds on damaged files
         raise ScanError(f"{path} cannot be read as DICOM ({type(error).__name__}); check the file.") from error
 

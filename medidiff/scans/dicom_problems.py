@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from medidiff.scans import limits
 from medidiff.scans.dicom_values import number, text, texts
 
 CLASSIC = {
@@ -80,6 +81,8 @@ def _pixel_problem(ds: Dataset, tail: Tail) -> str | None:
     syntax = _syntax(ds)
     if syntax is not None and syntax.is_deflated:
         return None  # pydicom has inflated the file, so the place of the pixels in it is not known
+    if (number(ds, "Rows") or 0) * (number(ds, "Columns") or 0) > limits.LARGEST_IMAGE:
+        return f"damaged: an image of {number(ds, 'Columns'):g} x {number(ds, 'Rows'):g} pixels"
     if not tail.has_pixels or needed == 0:
         return "truncated or without pixel data"
     tag_and_length = 8 if ds.original_encoding[0] else 12  # implicit or explicit VR

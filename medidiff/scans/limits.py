@@ -17,6 +17,9 @@ INFLATED_TIMES = 20  # beyond that, how many times its own size
 LARGEST_IMAGE = 1 << 26  # pixels of one slice: 8192 x 8192
 LARGEST_HEADER = 64 << 20  # bytes before the voxels of a NIfTI file: extensions
 STEP = 1 << 20
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+META = 1024  # bytes of a DICOM file in which its transfer syntax stands
+META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
 
 class TooLarge(ValueError):
@@ -34,6 +37,23 @@ class Bounded(io.FileIO):
         """At most ``size`` bytes; all that are left when it is negative."""
         left = max(self.size - self.tell(), 0)
         return super().read(left if size is None or size < 0 else min(size, left)) or b""
+
+
+def check_deflated(path: Path) -> None:
+    """See how much a DICOM file in the deflated transfer syntax becomes, before pydicom inflates it at once.
+
+    Raises:
+        OSError: it cannot be read.
+        TooLarge: far more than any scan.
+    """
+    with Bounded(path) as file:
+        if DEFLATED not in file.read(META):
+            return
+        file.seek(0)
+        data = file.read()
+    at = data.find(META_LENGTH)  # the length of the file's meta information follows, then it, then the packed data
+    if at >= 0:
+        check_inflated(data[at + 12 + int.from_bytes(data[at + 8 : at + 12], "little") :])
 
 
 def check_inflated(packed: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import OutOfMemory, ScanError, UsageError
+from medidiff.scans import limits, links
 from medidiff.scans.outputs import NIFTI_SUFFIXES, nifti_stem
 from medidiff.scans.volume import Mask, Scan, ScanRef, Volume
 
@@ -111,7 +113,7 @@ def find_mask(path: Path, ref: ScanRef) -> Path:
     if not path.is_dir():
         return path
     for place in dict.fromkeys((path / ref.relative.parent, path)):
-        named = [file for file in _names(place, ref) if file.is_file() and not _is_source(file, ref)]
+        named = [file for file in _names(place, ref) if _belongs(file, path) and not _is_source(file, ref)]
         if named:
             return _only(named, path, ref)
     segmentations = _segmentations(path)
@@ -133,6 +135,11 @@ def _names(folder: Path, ref: ScanRef) -> list[Path]:
     return [folder / f"{stem}{word}{end}" for stem in stems for word in ("", "_mask") for end in NIFTI_SUFFIXES]
 
 
+def _belongs(file: Path, folder: Path) -> bool:
+    """Whether there is a file that really lies in the folder that the user named."""
+    return file.is_file() and not links.leads_out(file, [Path(os.path.realpath(folder))])
+
+
 def _is_source(file: Path, ref: ScanRef) -> bool:
     return any(file.resolve() == source.resolve() for source in ref.files)
 
@@ -152,12 +159,13 @@ def _segmentations(folder: Path) -> list[tuple[Path, frozenset[str]]]:
 
     found = []
     tags: list[Any] = ["SOPClassUID", "ReferencedSeriesSequence"]
-    for file in sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")):
+    for file in sorted(file for file in folder.rglob("*") if _belongs(file, folder) and not file.name.startswith(".")):
         try:
-            with file.open("rb") as handle, quiet():
+            with limits.Bounded(file) as handle, quiet():
                 if not looks_like_dicom(handle.read(132)):
                     continue
                 handle.seek(0)
+                limits.check_deflated(file)
                 dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=tags)
                 if str(dataset.get("SOPClassUID", "")) not in SEGMENTATION:
                     continue
@@ -190,7 +198,9 @@ def _segmentation(file: Path) -> _Grid:
         raise ScanError(f"The mask {file} is neither a NIfTI file nor a DICOM segmentation.")
     try:
         with quiet():
-            segments = hd.seg.segread(file)
+            limits.check_deflated(file)
+            with limits.Bounded(file) as handle:
+                segments = hd.seg.segread(handle)
             fractional = str(segments.SegmentationType) == "FRACTIONAL"
             how: dict[str, Any] = {"rescale_fractional": False} if fractional else {"combine_segments": True}
             volume = segments.get_volume(skip_overlap_checks=True, **how)

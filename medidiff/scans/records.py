@@ -1,4 +1,4 @@
-"""What a sidecar and the record of a run must look like before anything in them is believed.
+"""What a sidecar, the record of a run and the metadata of a bundle must look like before they are believed.
 
 They may come from somebody else, or have been edited. Whoever reads them relies on the types that stand here, and on
 paths that stay where they belong: what a run wrote lies below the folder of its record, and no path is absolute.
@@ -42,13 +42,13 @@ def _inside(name: str) -> str:
 
 Text = Annotated[str, Strict()]
 Whole = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
-Number = Annotated[float, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Plain = Annotated[Text, AfterValidator(_plain)]
 Inside = Annotated[Text, AfterValidator(_inside)]
 
 
 class _Shape(BaseModel):
-    """Knows what is relied on; everything else may be there too."""
+    """What is relied on in a JSON object; everything else may be there too."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -99,7 +99,7 @@ class _Volume(_Grid):
 
 class _Part(_Shape):
     volumes: Annotated[list[Whole], Field(min_length=1)]
-    turn: Annotated[list[Annotated[list[Number], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)]
+    turn: Annotated[list[Annotated[list[Number], Field(min_length=2, max_length=2)]], Field(min_length=3, max_length=3)]
 
 
 class _Config(_Shape):
@@ -157,6 +157,57 @@ class _Run(_Shape):
     cases: list[_Case]
 
 
+Size = Annotated[int, Field(strict=True, ge=1, le=4096)]  # of anything in a network
+DECIMAL = r"^[0-9]+([.][0-9]+)?$"
+Range = tuple[Number, Number]
+
+
+class _Weights(_Shape):
+    file: Annotated[Inside, Field(min_length=1)]
+    sha256: Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Network(_Shape):
+    spatial_dims: Literal[2, 3] = 3
+    __pydantic_extra__: dict[str, Text | Size | Annotated[list[Size], Field(max_length=16)]]
+
+
+class _TrainedOn(_Shape):
+    noise_percent: Range | None = None
+    spacing_mm: Range | None = None
+    anisotropy: Range | None = None
+    factor: Range | None = None
+    intensity: dict[Text, Range] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Level(_Shape):
+    quantile90: Number
+    scale: Number
+    volumes: Annotated[int, Field(strict=True, ge=0)]
+
+
+class _Settings(_Shape):
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    modalities: list[Text] = Field(default_factory=list)
+    licence: Text = ""
+    network: _Network
+    halo: Annotated[int, Field(strict=True, ge=0, le=512)]
+    weights: _Weights
+    trained_on: _TrainedOn = _TrainedOn()
+    calibration: dict[Task, dict[Annotated[str, Field(pattern=r"^[0-9]+([.][0-9]+)?$")], _Level]] = Field(
+        default_factory=dict
+    )
+    finetuned: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class _Metadata(_Shape):
+    version: Text
+    name: Text | None = None
+    description: Text = ""
+    medidiff: _Settings
+
+
 def why_no_sidecar(tree: object) -> str:
     """What keeps parsed JSON from being a sidecar, as a clause; empty when it is one."""
     return _why_not(_Sidecar, tree)
@@ -165,6 +216,11 @@ def why_no_sidecar(tree: object) -> str:
 def why_no_run(tree: object) -> str:
     """What keeps parsed JSON from being the record of a run, as a clause; empty when it is one."""
     return _why_not(_Run, tree)
+
+
+def why_no_bundle(tree: object) -> str:
+    """What keeps parsed JSON from being the metadata of a bundle, as a clause; empty when it is one."""
+    return _why_not(_Metadata, tree)
 
 
 def _why_not(shape: type[_Shape], tree: object) -> str:
