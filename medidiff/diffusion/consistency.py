@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medidiff.physics import intensity, noise
-from medidiff.physics.rician import Law, rician_mean, rician_variance
+from medidiff.physics.rician import Law, look_up, rician_mean, rician_variance
 from medidiff.physics.texture import Texture
 
 _FEWEST = 512
+_FAR, _STEP = 40.0, 1 / 128  # sigma: of tables
 _COARSE = 3  # voxels
 _SHELL = 3  # voxels: how far beside a hole its surroundings go
 _PREVALENT = 0.1  # share of a hole, or of its shell, that one value takes before it counts as an artefact's
@@ -57,9 +58,10 @@ def check(
     removed = (measured - mean) / sigma
     if law == "rician":
         ratio = mean / sigma
-        table = np.linspace(0, 40, 4096)
-        expected = np.where(ratio < 40, np.interp(ratio, table, rician_mean(table)), ratio)
-        removed = (measured / sigma - expected) / np.sqrt(np.interp(ratio, table, rician_variance(table)))
+        nu = np.arange(0, _FAR + _STEP, _STEP, dtype=np.float64)
+        expected, spread = (np.asarray(table, np.float32) for table in (rician_mean(nu), np.sqrt(rician_variance(nu))))
+        expected = np.where(ratio < _FAR, look_up(ratio, 0, _STEP, expected), ratio)
+        removed = (measured / sigma - expected) / look_up(ratio, 0, _STEP, spread)
     q = removed[inside].astype(np.float64)
     centred = np.where(inside, removed - q.mean(), 0.0).astype(np.float32)
     gradient = ndimage.gaussian_gradient_magnitude(mean, [1.0 if n > 1 else 1e-3 for n in mean.shape])[inside]

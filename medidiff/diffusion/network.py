@@ -32,8 +32,18 @@ class FiLM(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: (B, C, *spatial); ``embedding``: (B, E)."""
         shape = (x.shape[0], x.shape[1], *(1,) * (x.ndim - 2))
+        factor, shift = self.of(embedding)
+        return torch.addcmul(shift.reshape(shape), x, factor.reshape(shape))
+
+    def of(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor and shift, each (B, C)."""
         scale, shift = self.linear(embedding).chunk(2, dim=1)
-        return torch.addcmul(shift.reshape(shape), x, 1 + scale.reshape(shape))
+        return 1 + scale, shift
+
+
+def _scaled(weight: Tensor, factor: Tensor) -> Tensor:
+    """A convolution's weights (O, I, *kernel) with each output channel scaled; keeps their layout."""
+    return weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
 
 
 class ResidualBlock(nn.Module):
@@ -49,8 +59,19 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: (B, C, *spatial); ``embedding``: (B, E)."""
+        if len(x) == 1 and not torch.is_grad_enabled():
+            return self._merged(x, embedding)
         h = nn.functional.silu(self.film(self.conv1(x), embedding), inplace=True)
         return torch.addcmul(x, self.conv2(h), self.gain)
+
+    def _merged(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The same for one window: FiLM and gain are put into the weights, and cost nothing."""
+        convolve = {2: nn.functional.conv2d, 3: nn.functional.conv3d}[x.ndim - 2]
+        factor, shift = (each[0] for each in self.film.of(embedding))
+        gain = self.gain.reshape(-1)
+        h = convolve(x, _scaled(self.conv1.weight, factor), self.conv1.bias * factor + shift, padding=1)
+        h = nn.functional.silu(h, inplace=True)
+        return convolve(h, _scaled(self.conv2.weight, gain), self.conv2.bias * gain, padding=1).add_(x)
 
 
 class Backbone(nn.Module):

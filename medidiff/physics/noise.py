@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from medidiff.physics import slabs
 from medidiff.physics.intensity import threshold_of
-from medidiff.physics.rician import Law, rician_mean, rician_variance
+from medidiff.physics.rician import RAYLEIGH_MEAN, Law, look_up, rician_mean, rician_variance
 from medidiff.physics.sigma_map import SigmaMap, Windows
 from medidiff.physics.slabs import Slab, Slabs
 from medidiff.physics.texture import MAD_OF_NORMAL, Part, Texture, blocks, measure
@@ -33,6 +33,7 @@ _LEVEL_WINDOW = 5  # voxels: edge of the window of the local mean
 _ENOUGH = 400_000  # coefficients that give sigma to 0.2 %
 _BLOCK, _FEWEST_BLOCKS, _ENOUGH_BLOCKS = 8, 20, 1000  # voxels an edge; blocks that a percentile needs
 _MIDDLE = 160  # voxels: edge of the part of the scan that correlations are measured on
+_STEP = 1 / 256  # of a table, sigma
 _FEWEST = 64  # coefficients that a standard deviation is worth computing from
 
 
@@ -178,7 +179,9 @@ def estimate(values: NDArray[np.float32] | Slabs, law: Law, *, with_map: bool = 
     if not (with_map and sigma > 0 and correlation < _WHITE):
         return NoiseEstimate(sigma, None, law, correlation, "estimated")
     windows = Windows(scan.shape)
-    field = windows.fit([windows.medians(white(p), chosen(p), p.slab) for p in parts()]) if windows.wide else None
+    field = (
+        windows.fit([windows.medians(white(p), chosen(p), p.slab, sigma) for p in parts()]) if windows.wide else None
+    )
     if field is not None:
         sigma = slabs.percentile(lambda: (field.rows(p.slab)[chosen(p)[p.own]] for p in parts()), 50)
     return NoiseEstimate(sigma, field, law, correlation, "estimated")
@@ -274,10 +277,11 @@ def _mad(values: NDArray[np.float32]) -> float:
 
 
 @cache
-def _fluctuation_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Measured local mean (in sigma) -> standard deviation of the magnitude (in sigma)."""
+def _fluctuation_table() -> NDArray[np.float32]:
+    """Standard deviation of the magnitude (in sigma) for local means from ``RAYLEIGH_MEAN`` in steps of ``_STEP``."""
     nu = np.linspace(0, 12, 4096)
-    return rician_mean(nu), np.sqrt(rician_variance(nu))
+    means = np.arange(RAYLEIGH_MEAN, 12, _STEP)
+    return np.asarray(np.interp(means, rician_mean(nu), np.sqrt(rician_variance(nu))), dtype=np.float32)
 
 
 def _sigma(band: NDArray[np.float32], level: NDArray[np.float32] | None) -> float:
@@ -297,7 +301,7 @@ def _fluctuation(level: NDArray[np.float32] | None, sigma: float) -> NDArray[np.
     """Standard deviation of the measured values in units of sigma, for their local mean; 1 for Gaussian noise."""
     if level is None:
         return np.ones((), np.float32)
-    return np.asarray(np.interp(level / sigma, *_fluctuation_table()), dtype=np.float32)
+    return look_up(level / np.float32(sigma), RAYLEIGH_MEAN, _STEP, _fluctuation_table())
 
 
 def _quiet_sigma(shape: tuple[int, ...], parts: Callable[[], Iterator[Part]]) -> float | None:

@@ -32,6 +32,16 @@ def rician_variance(nu: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(2 + np.square(nu) - np.square(rician_mean(nu)))
 
 
+def look_up(values: NDArray[np.float32], start: float, step: float, table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``np.interp`` in a table over the regular grid ``start + step * index``, ten times as fast."""
+    place = np.clip((values - np.float32(start)) * np.float32(1 / step), 0, len(table) - 1, dtype=np.float32)
+    index = np.minimum(place.astype(np.int32), len(table) - 2)
+    place -= index
+    place *= np.diff(table)[index]
+    place += table[index]
+    return np.asarray(place, dtype=np.float32)
+
+
 @cache
 def _inverse_table() -> tuple[float, Tensor]:
     """The noiseless value on a regular grid of means, from the Rayleigh mean up."""

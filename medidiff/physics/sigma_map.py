@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from medidiff.physics.texture import MAD_OF_NORMAL
 _WINDOW = 16  # voxels: edge of the windows
 _SMOOTHING = 8.0  # voxels
 _SPREAD = 1.3  # 95th over 5th percentile above which the noise counts as spatially varying
+_REACH, _BINS = 12.0, 512  # of histograms: expected sigmas, and bins
 _FEWEST = 64  # coefficients that a standard deviation is worth computing from
 
 
@@ -83,28 +85,53 @@ class Windows:
         steps = zip(self.shape, self._steps, strict=True)
         return [max(1, n // step - 1) if n >= _WINDOW else 1 for n, step in steps]
 
-    def medians(self, white: NDArray[np.float32], inside: NDArray[np.bool_], slab: Slab) -> NDArray[np.float64]:
+    def medians(
+        self, white: NDArray[np.float32], inside: NDArray[np.bool_], slab: Slab, sigma: float
+    ) -> NDArray[np.float64]:
         """Sigma in the windows that start in a slab; NaN where too little of a window counts.
+
+        Medians come from histograms of cells, which are half a window wide: within 0.1 % of those of sorted values.
 
         Args:
             white: absolute coefficients over their expected size, of the shape of the slab's values.
             inside: which of them count.
             slab: the slab; its values reach half a window behind it.
+            sigma: about what is expected; more than ``_REACH`` times as much is not told apart.
         """
-        steps, counts = self._steps, self._counts
-        begin = math.ceil(slab.start / steps[0])
-        rows = range(begin, min(math.ceil(slab.stop / steps[0]), counts[0]))
-        local = np.full((len(rows), *counts[1:]), np.nan)
-        for index in np.ndindex(*local.shape):
-            place = (index[0] + begin, *index[1:])
-            starts = [i * step for i, step in zip(place, steps, strict=True)]
-            starts[0] -= slab.first
-            sizes = [min(_WINDOW, n) for n in self.shape]
-            window = tuple(slice(a, a + size) for a, size in zip(starts, sizes, strict=True))
-            chosen = white[window][inside[window]]
-            if chosen.size >= 0.25 * inside[window].size and chosen.size >= _FEWEST:
-                local[index] = float(np.median(chosen)) / MAD_OF_NORMAL
-        return local
+        step, counts, unit = self._steps[0], self._counts, _REACH * sigma / _BINS
+        begin, end = (min(math.ceil(plane / step), counts[0]) for plane in (slab.start, slab.stop))
+        wide = self.shape[0] >= _WINDOW  # then a window is two cells, else the only one
+        cells = range(begin, end + wide) if end > begin else range(0)
+        starts = (cell * step - slab.first for cell in cells)
+        planes = [slice(start, start + step) for start in starts]
+        found = (self._counted(white[part], inside[part], unit) for part in planes)
+        pairs = (low + high for low, high in itertools.pairwise(found)) if wide else found
+        sigmas = [self._middles(counted) * unit / MAD_OF_NORMAL for counted in pairs]
+        return np.stack(sigmas) if sigmas else np.empty((0, *counts[1:]))
+
+    def _counted(self, white: NDArray[np.float32], inside: NDArray[np.bool_], unit: float) -> NDArray[np.int64]:
+        """Histograms of one cell along the first axis and all windows along the others, shape (*windows, _BINS)."""
+        steps = self._steps[1:]
+        cells = [n // step for n, step in zip(self.shape[1:], steps, strict=True)]
+        part = (slice(None), *(slice(0, n * step) for n, step in zip(cells, steps, strict=True)))
+        rows, columns = (np.repeat(np.arange(n), step) for n, step in zip(cells, steps, strict=True))
+        place = np.broadcast_to(rows[:, None] * cells[1] + columns, white[part].shape)[inside[part]]
+        bins = np.minimum(white[part][inside[part]] * np.float32(1 / unit), _BINS - 1).astype(np.int64)
+        found = np.bincount(place * _BINS + bins, minlength=math.prod(cells) * _BINS).reshape(*cells, _BINS)
+        for axis, size in enumerate(self.shape[1:]):
+            if size >= _WINDOW:
+                found = found.take(range(1, cells[axis]), axis) + found.take(range(cells[axis] - 1), axis)
+        return found
+
+    def _middles(self, counted: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Medians in bins; NaN where too little was counted."""
+        below = np.cumsum(counted, axis=-1)
+        total = below[..., -1:]
+        bins = np.argmax(below >= total / 2, axis=-1)[..., None]
+        inside = np.take_along_axis(counted, bins, -1)
+        middle = bins + 1 - (np.take_along_axis(below, bins, -1) - total / 2) / np.maximum(inside, 1)
+        fewest = max(0.25 * math.prod(min(_WINDOW, n) for n in self.shape), _FEWEST)
+        return np.where(total >= fewest, middle, np.nan)[..., 0]
 
     def fit(self, rows: Sequence[NDArray[np.float64]]) -> SigmaMap | None:
         """The map that sigma in all windows makes; ``None`` when it varies too little to be worth having."""

@@ -53,6 +53,17 @@ def test_stride_is_the_smallest_size_that_works(levels, stride):
         network(torch.zeros(1, 3, stride + 1, stride), torch.zeros(1, 2))
 
 
+@pytest.mark.parametrize(("dims", "spatial"), [(2, (24, 16)), (3, (16, 8, 24))])
+def test_one_window_with_merged_weights_is_one_of_a_batch(dims, spatial):
+    network = scrambled(networks.build("medunet", spatial_dims=dims, in_channels=IN, parameters=6))
+    windows, parameters = images(2, IN, *spatial), images(2, 6)
+    with torch.inference_mode():
+        together = network(windows, parameters)
+        single = [network(windows[i : i + 1], parameters[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(torch.cat(single), together, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(network(windows[:1], parameters[:1]), together[:1], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_shifting_the_image_by_the_stride_shifts_the_answer(dims):
     """Away from the border, whose zeros reach as far as the receptive field."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from medidiff.physics.rician import RAYLEIGH_MEAN, remove_rician_bias, rician_mean, rician_variance
+from medidiff.physics.rician import RAYLEIGH_MEAN, look_up, remove_rician_bias, rician_mean, rician_variance
 
 NU = np.concatenate([[0, 1e-3], np.linspace(0.05, 30, 400)])
 
@@ -15,6 +15,13 @@ NU = np.concatenate([[0, 1e-3], np.linspace(0.05, 30, 400)])
 def test_moments_are_scipys():
     np.testing.assert_allclose(rician_mean(NU), stats.rice.mean(NU), rtol=1e-9)
     np.testing.assert_allclose(rician_variance(NU), stats.rice.var(NU), rtol=1e-6, atol=1e-9)
+
+
+def test_looking_up_is_interpolation_with_the_ends_beyond():
+    table = np.random.default_rng(0).standard_normal(40).astype(np.float32)
+    values = np.concatenate([np.linspace(-5, 20, 999), [2.0, 2 + 0.25 * 39]]).astype(np.float32)
+    expected = np.interp(values, 2 + 0.25 * np.arange(40), table)
+    np.testing.assert_allclose(look_up(values, 2, 0.25, table), expected, atol=1e-5)
 
 
 def test_moments_without_signal_are_rayleighs():

@@ -1,0 +1,40 @@
+"""Windows of the noise map: medians from histograms against sorted values, and slabs against the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medidiff.physics import slabs
+from medidiff.physics.sigma_map import Windows
+from medidiff.physics.texture import MAD_OF_NORMAL
+
+
+@pytest.mark.parametrize("shape", [(40, 53, 48), (50, 48, 5), (3, 60, 50)])
+def test_medians_are_those_of_sorted_values(shape):
+    rng = np.random.default_rng(0)
+    white = (
+        np.abs(rng.standard_normal(shape)).astype(np.float32) * np.linspace(1, 3, shape[1], dtype=np.float32)[:, None]
+    )
+    inside = rng.random(shape) < np.linspace(0, 1, shape[2])
+    (whole,) = slabs.of(white)
+    found = Windows(shape).medians(white, inside, whole, 1.5)
+    edges = [min(16, n) for n in shape]
+    assert np.isnan(found).any() == (shape[2] > 16)  # windows in which too little is inside
+    assert found.shape == tuple(n // 8 - 1 if n >= 16 else 1 for n in shape)
+    for index in np.argwhere(np.isfinite(found)):
+        window = tuple(slice(8 * i, 8 * i + edge) for i, edge in zip(index, edges, strict=True))
+        exact = np.median(white[window][inside[window]]) / MAD_OF_NORMAL
+        assert found[tuple(index)] == pytest.approx(exact, rel=0.01)
+
+
+def test_slabs_give_the_same_windows():
+    rng = np.random.default_rng(1)
+    white, inside = np.abs(rng.standard_normal((75, 20, 24))).astype(np.float32), rng.random((75, 20, 24)) < 0.7
+    windows = Windows(white.shape)
+    (whole,) = slabs.of(white)
+    expected = windows.medians(white, inside, whole, 1.0)
+    parts = slabs.Slabs(white.shape, lambda planes: white[planes], 32)
+    within = slabs.Slabs(white.shape, lambda planes: inside[planes], 32)
+    found = [windows.medians(a.values, b.values, a, 1.0) for a, b in zip(parts, within, strict=True)]
+    np.testing.assert_array_equal(np.concatenate(found), expected)
