@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from medidiff.blocks.cutting import Box, slices
 from medidiff.physics import slabs
 from medidiff.physics.slabs import Image, Slabs
-from medidiff.scans import geometry
+from medidiff.scans import geometry, mapped
 from medidiff.scans.volume import Volume
 
 
@@ -30,26 +29,24 @@ class Store:
     shape: tuple[int, ...]
 
     def make(self, *names: str) -> None:
-        """Make arrays; on most file systems they take room only as they are written."""
+        """Make arrays."""
         for name in names:
-            self._open(name, "w+", self.shape)
+            mapped.make(self._file(name), self.shape, np.float32)
 
     def read(self, name: str, box: Box) -> Image:
         """A copy of a part."""
-        return np.array(self._open(name, "r")[box])
+        return mapped.take(mapped.opened(self._file(name)), box)
 
     def write(self, name: str, box: Box, values: Image) -> None:
         """Put a part in its place."""
-        self._open(name, "r+")[box] = values
+        mapped.put(mapped.opened(self._file(name), write=True), box, values)
 
     def array(self, name: str) -> Image:
         """All of an array, mapped into memory as it is looked at."""
-        return np.asarray(self._open(name, "r"))
+        return mapped.opened(self._file(name))
 
-    def _open(self, name: str, mode: str, shape: tuple[int, ...] | None = None) -> Image:
-        path = self.folder / f"{name}.npy"
-        found: Any = np.lib.format.open_memmap(path, mode, np.float32, shape)  # type: ignore[no-untyped-call]
-        return np.asarray(found)
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,11 @@ class Source:
 
     def read(self, box: Box) -> Image:
         """A copy of a part, in the scan's units."""
-        return _copied(self.scan, box)
+        return mapped.take(_there(self.scan), box)
 
     def measured(self, box: Box) -> NDArray[np.bool_] | None:
         """Which of it was measured."""
-        return None if self.valid is None else _copied(self.valid, box)
+        return None if self.valid is None else mapped.take(_there(self.valid), box)
 
     def filled(self, box: Box) -> Image:
         """A part without values that were not measured."""
@@ -104,25 +101,11 @@ def source_of(volume: Volume, grid: geometry.Grid, folder: Path | None) -> Sourc
         return source
     for name, array in (("scan", scan), ("valid", valid)):
         if array is not None:
+            copy = mapped.make(folder / f"{name}.npy", array.shape, array.dtype.type)
             for box in boxes:
-                mode = "r+" if box[0].start else "w+"
-                path = folder / f"{name}.npy"
-                mapped: Any = np.lib.format.open_memmap(path, mode, array.dtype, array.shape)  # type: ignore[no-untyped-call]
-                mapped[box] = _copied(array, box)
+                mapped.put(copy, box, mapped.take(array, box))
     return replace(source, scan=folder / "scan.npy", valid=None if valid is None else folder / "valid.npy")
 
 
-def release(array: NDArray[Any]) -> None:
-    """Give back the memory of an array that is mapped from a file; its pages are read again where they are needed."""
-    owner: Any = array
-    while owner is not None and not isinstance(owner, mmap.mmap):
-        owner = getattr(owner, "base", None)
-    if owner is not None and hasattr(owner, "madvise"):
-        owner.madvise(mmap.MADV_DONTNEED)
-
-
-def _copied(array: NDArray[Any] | Path, box: Box) -> NDArray[Any]:
-    whole: NDArray[Any] = np.load(array, mmap_mode="r") if isinstance(array, Path) else array
-    copy = np.array(whole[box], order="C")
-    release(whole)
-    return copy
+def _there(array: NDArray[Any] | Path) -> NDArray[Any]:
+    return mapped.opened(array) if isinstance(array, Path) else array

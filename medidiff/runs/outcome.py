@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medidiff.config import RunConfig
 from medidiff.errors import ScanError
 from medidiff.runs.derivation import Made
+from medidiff.scans import mapped
 from medidiff.scans.volume import ScanRef, Volume
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def keep(restoration: Restoration, config: RunConfig, ref: ScanRef, filled: int)
     """
     mean = restoration.mean
     same_grid = config.task == "superres" or mean.shape == restoration.volume.array.shape
-    if mean.ndim != 3 or not same_grid or not np.isfinite(mean).all():
+    if mean.ndim != 3 or not same_grid or not mapped.all_finite(mean):
         raise ScanError(f"The result for {ref.path} is not an image of finite values; nothing was written.")
     return Restored(
         mean=mean,

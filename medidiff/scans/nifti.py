@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,7 +64,7 @@ def read(ref: ScanRef) -> Scan:
     volumes = []
     blind = 0
     for label, part in _parts(stored):
-        array = _physical(part, source)
+        array = physical(part, source)
         valid: NDArray[np.bool_] | None = None
         finite = np.isfinite(array)
         if not finite.all():
@@ -77,8 +78,13 @@ def read(ref: ScanRef) -> Scan:
         volumes.append(Volume(array, affine, modality, units, label, valid, slice_axis))
     if blind == sum(volume.array.size for volume in volumes):
         raise ScanError(f"{ref.path} holds no finite value (all voxels are NaN or infinite); check the file.")
+    return Scan(ref, tuple(volumes), source, notes_on(blind, source.header))
+
+
+def notes_on(blind: int, header: Any) -> tuple[str, ...]:
+    """What the user should know of a file in which ``blind`` voxels hold no finite value."""
     notes = [f"{blind} voxels are NaN or infinite and stay as they are."] if blind else []
-    return Scan(ref, tuple(volumes), source, (*notes, *two_sizes(source.header)))
+    return (*notes, *two_sizes(header))
 
 
 def two_sizes(header: Any) -> tuple[str, ...]:
@@ -135,8 +141,8 @@ def write(
     result = np.array(stored, order="F", copy=True)
     given = holes if holes is not None else [None] * len(arrays)
     for (_, old), (_, new), array, hole in zip(_parts(stored), _parts(result), arrays, given, strict=True):
-        new[...] = _stored(array, old, source, hole if hole is None or grid is None else grid.spread(hole))
-    _save(header, result, path, derivation)
+        new[...] = restored_values(array, old, source, hole if hole is None or grid is None else grid.spread(hole))
+    save(header, _pieces(result), path, derivation)
     return (path,)
 
 
@@ -261,10 +267,15 @@ def write_map(
 
 def _write_one_map(header: Any, maps: Sequence[NDArray[np.float32]], path: Path, derivation: Derivation) -> None:
     data = np.stack(maps, axis=-1).reshape(header.get_data_shape(), order="F")
+    save(map_header(header), _pieces(data.astype(np.float32, order="F")), path, derivation)
+
+
+def map_header(header: Any) -> Any:
+    """A header changed in place for a float32 map of physical values."""
     header.set_data_dtype(np.dtype(np.float32))
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
     header["cal_min"], header["cal_max"] = 0.0, 0.0
-    _save(header, data.astype(np.float32, order="F"), path, derivation)
+    return header
 
 
 def save_array(array: NDArray[np.float32], affine: NDArray[np.float64], path: Path, description: str) -> Path:
@@ -281,7 +292,7 @@ def save_array(array: NDArray[np.float32], affine: NDArray[np.float64], path: Pa
     """
     header = _new_header(array.shape, affine)
     header.set_data_dtype(np.dtype(np.float32))
-    _save(header, array.astype(np.float32, order="F"), path, Derivation("", description, description, ""))
+    save(header, _pieces(array.astype(np.float32, order="F")), path, Derivation("", description, description, ""))
     return path
 
 
@@ -312,7 +323,7 @@ def save_stored(
     header["scl_slope"], header["scl_inter"] = scaling
     if data.ndim == 4:
         header["pixdim"][4] = seconds
-    _save(header, data, path, derivation)
+    save(header, _pieces(data), path, derivation)
     return path
 
 
@@ -344,30 +355,54 @@ def read_values(path: Path) -> tuple[list[NDArray[np.float32]], NDArray[np.float
     """
     source, stored = _load(path, labels=True)
     affine = np.asarray(source.header.get_best_affine(), dtype=np.float64)
-    return [_physical(part, source) for _, part in _parts(stored)], affine
+    return [physical(part, source) for _, part in _parts(stored)], affine
 
 
 def _load(path: Path, labels: bool = False) -> tuple[NiftiSource, NDArray[Any]]:
     """Header and stored values, unscaled, in the file's own data type; label maps only where they are asked for."""
+    with reading(path):
+        source, image = headed(path, labels)
+        stored = np.asanyarray(image.dataobj.get_unscaled())
+    return replace(source, shape=stored.shape), stored
+
+
+def headed(path: Path, labels: bool = False, in_memory: bool = True) -> tuple[NiftiSource, Any]:
+    """Header, and nibabel's image, whose voxels were not read yet.
+
+    Args:
+        path: the file.
+        labels: whether it may be a label map.
+        in_memory: whether the memory must hold all voxels.
+    """
     if not path.is_file():
         raise ScanError(f"{path} is not a file (any more).")
+    check_sizes(path, in_memory)
+    with quiet():
+        image: Any = nib.load(path)
+    if type(image) not in (nib.Nifti1Image, nib.Nifti2Image):
+        raise ScanError(f"{path} is {type(image).__name__}, not a NIfTI volume; convert it to NIfTI first.")
+    _check_header(path, image, labels)
+    with opened(path) as file, quiet():
+        header = type(image.header).from_fileobj(file)
+    return NiftiSource(header, image.shape, float(image.dataobj.slope), float(image.dataobj.inter)), image
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a sentence.
+
+    Raises:
+        ScanError: the file is damaged or is not a scalar image.
+        OutOfMemory: it does not fit the memory.
+    """
     try:
-        check_sizes(path)
-        with quiet():
-            image: Any = nib.load(path)
-        if type(image) not in (nib.Nifti1Image, nib.Nifti2Image):
-            raise ScanError(f"{path} is {type(image).__name__}, not a NIfTI volume; convert it to NIfTI first.")
-        _check_header(path, image, labels)
-        with opened(path) as file, quiet():
-            header = type(image.header).from_fileobj(file)
-        stored = np.asanyarray(image.dataobj.get_unscaled())
+        yield
     except (ScanError, OutOfMemory):
         raise
     except MemoryError as error:
         raise OutOfMemory(f"{path} does not fit the memory.") from error
     except Exception as error:  # nibabel, gzip and numpy raise many kinds on damaged files
         raise ScanError(f"{path} is not a readable NIfTI file (truncated or damaged); convert it again.") from error
-    return NiftiSource(header, stored.shape, float(image.dataobj.slope), float(image.dataobj.inter)), stored
 
 
 def _check_header(path: Path, image: Any, labels: bool) -> None:
@@ -395,7 +430,7 @@ def _parts(data: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
         yield label, data[place]
 
 
-def _physical(stored: NDArray[Any], source: NiftiSource) -> NDArray[np.float32]:
+def physical(stored: NDArray[Any], source: NiftiSource) -> NDArray[np.float32]:
     """Apply the scaling in double precision, a slice at a time to spare memory."""
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, hence not valid
         if source.slope == 1 and source.intercept == 0:
@@ -406,11 +441,11 @@ def _physical(stored: NDArray[Any], source: NiftiSource) -> NDArray[np.float32]:
     return array
 
 
-def _stored(
+def restored_values(
     array: NDArray[np.float32], old: NDArray[Any], source: NiftiSource, hole: NDArray[np.bool_] | None = None
 ) -> NDArray[Any]:
     """Physical values as stored values; where nothing was measured (outside a hole) or changed, the old ones."""
-    before = _physical(old, source)
+    before = physical(old, source)
     unmeasured = ~np.isfinite(before) if hole is None else ~np.isfinite(before) & ~hole
     keep = unmeasured | ~np.isfinite(array) | (array == before)
     values = (np.where(keep, 0, array).astype(np.float64) - source.intercept) / source.slope
@@ -425,8 +460,8 @@ def _stored(
     return np.where(keep, old, values.astype(old.dtype))
 
 
-def _save(header: Any, data: NDArray[Any], path: Path, derivation: Derivation) -> None:
-    """Write header and data; a gzip stream carries no name and no time.
+def save(header: Any, pieces: Iterable[NDArray[Any]], path: Path, derivation: Derivation) -> None:
+    """Write header and data, piece by piece along the slowest axis; a gzip stream carries no name and no time.
 
     Texts and extensions (comments, DICOM headers, histories) may name the patient or the user, and speak of other
     pixels: they are not copied.
@@ -439,15 +474,19 @@ def _save(header: Any, data: NDArray[Any], path: Path, derivation: Derivation) -
     header["vox_offset"] = header.single_vox_offset
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".nii"):
-            _stream(header, data, raw)
+            _stream(header, pieces, raw)
         else:
             with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=GZIP_LEVEL, mtime=0) as packed:
-                _stream(header, data, packed)
+                _stream(header, pieces, packed)
 
 
-def _stream(header: Any, data: NDArray[Any], file: IO[bytes] | gzip.GzipFile) -> None:
+def _stream(header: Any, pieces: Iterable[NDArray[Any]], file: IO[bytes] | gzip.GzipFile) -> None:
     header.write_to(file)
     file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))
-    data = data.astype(header.get_data_dtype(), copy=False)
-    for start in range(data.shape[-1]):  # Fortran order: the last axis is the slowest
-        file.write(data[..., start].tobytes(order="F"))
+    for piece in pieces:
+        file.write(piece.astype(header.get_data_dtype(), copy=False).tobytes(order="F"))
+
+
+def _pieces(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """An array along its last axis, which is the slowest in Fortran order."""
+    return (data[..., index] for index in range(data.shape[-1]))
