@@ -129,7 +129,7 @@ def finished(stage: Stage) -> dict[str, str]:
     from medidiff.runs import sidecar
 
     found = {}
-    for file in sorted(stage.out.glob("*_denoised.json")) if stage.out.exists() else ():
+    for file in sorted(stage.out.glob("[!.]*_denoised.json")) if stage.out.exists() else ():
         tree = sidecar.load(file)
         older = tree is not None and tree["config"]["restore"]["gamma"] == 0
         found[file.name] = "not whole" if tree is None else "older" if older else sidecar.damaged(tree, stage.out)

@@ -72,9 +72,7 @@ def fit(compute: Callable[[int | None], Result], halo: int) -> Fitted[Result]:
 
 def smaller_windows(edge: int) -> str:
     """What the user should know; the result is the same."""
-    return (
-        f"The memory ran out; the network went over the scan again in windows of {edge} voxels, which is slower."
-    )
+    return f"The memory ran out; the scan was gone over again in windows of at most {edge} voxels, which is slower."
 
 
 def release() -> None:

@@ -69,8 +69,11 @@ def run(config: RunConfig, *, reporter: Reporter, command: Sequence[str] = ()) -
     if not locks.supported(plan.folder):
         reporter.warning(locks.NO_LOCKS.format(folder=plan.folder))
     record = RunRecord(__version__, tuple(command), plan.run_file, settings.portable(config, plan.folder))
-    with record.open([locks.key(plan.folder, case.names) for case in plan.cases]):
-        return carry_out(config, plan, record, reporter)
+    try:
+        with record.open([locks.key(plan.folder, case.names) for case in plan.cases]):
+            return carry_out(config, plan, record, reporter)
+    finally:
+        locks.sweep(plan.folder)
 
 
 def folder_of(config: RunConfig) -> Path:

@@ -144,6 +144,23 @@ def recover(folder: Path) -> None:
                     note.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed runs left in the hidden folder, unless another run is at work; for the end of a run."""
+    recover(folder)
+    left = sorted((folder / PLACE).glob("*"))
+    for file in left:
+        if file.suffix == ".lock":
+            with held(file) as dead:
+                if not dead:
+                    return
+    for file in left:
+        if file.suffix in (".jsonl", ".spare"):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / PLACE).rmdir()
+
+
 def clear(folder: Path, note: Path) -> None:
     """Remove the half-written outputs of one case, and its temporary files."""
     try:

@@ -57,7 +57,9 @@ class Journal:
         self._holding.enter_context(locks.held(self.file.with_suffix(".lock"), wait=locks.PATIENCE))
         with self.writing():
             if not any(alive(each) for each in self.others()):
-                self.remove(self.others())
+                for left in self.others():
+                    with suppress(OSError):
+                        left.unlink(missing_ok=True)
                 for left in self.folder.glob(f"{outputs.TEMPORARY}*-run.json"):
                     with suppress(OSError):
                         left.unlink(missing_ok=True)
@@ -79,11 +81,8 @@ class Journal:
         return False
 
     def end(self) -> None:
-        """Leave; the last one clears up."""
+        """Leave; the journal stays while others work, see `locks.sweep`."""
         self.make_room()
-        with self.writing():
-            if not any(locks.is_held(each.with_suffix(".lock")) for each in self.others()):
-                self.remove((*self.others(), self.file))
         self._holding.close()
 
     @contextmanager
@@ -95,13 +94,6 @@ class Journal:
     def others(self) -> list[Path]:
         """The journals of other runs."""
         return sorted(each for each in self.place.glob("run-*.jsonl") if each != self.file)
-
-    def remove(self, journals: Sequence[Path]) -> None:
-        """Remove journals, with the locks and the space of their runs."""
-        for each in journals:
-            for suffix in (".spare", ".lock", ".jsonl") if each != self.file else (".jsonl",):
-                with suppress(OSError):
-                    each.with_suffix(suffix).unlink(missing_ok=True)
 
     def joined(self, mine: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         """The record of all runs at work; call it while `writing`.
