@@ -217,7 +217,7 @@ def write(result: Result, times: list[float]) -> tuple[str, ...]:
         if names.as_nifti is not None:
             more += write_image(result, means, names.as_nifti, derivation, "nifti")
         write_sample(result, more)
-        notes = write_maps(result, more)
+        notes = (*formats.notes(result.scan, result.config), *write_maps(result, more))
         write_companions(result, more)
         times.append(time.perf_counter())
         tree = describe(result, (*written, *more), notes, times)

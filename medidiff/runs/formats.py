@@ -42,7 +42,7 @@ def names_again(ref: ScanRef, config: RunConfig, base: str, output: str, folder:
     """
     kinds = config.kinds(ref.kind)
     if config.bids:
-        return names_of_bids.beside(folder / output)
+        return names_of_bids.beside(folder / f"{base}.nii.gz")
     if "dicom" not in kinds:
         return outputs.output_names(ref, folder / output, config.task, kinds)
     stem = base.removesuffix(f"_{outputs.TASK_SUFFIX[config.task]}")
@@ -74,6 +74,11 @@ def refuse_unfit(scan: Scan, config: RunConfig) -> None:
         why = scans.no_nifti(scan)
         if why:
             raise ScanError(f"{scan.ref.path} cannot be written as NIfTI ({why}); use --format dicom.")
+
+
+def notes(scan: Scan, config: RunConfig) -> tuple[str, ...]:
+    """What the user should know of a changed format."""
+    return scans.lost_in_nifti(scan) if converts(scan.ref, config) else ()
 
 
 def converts(ref: ScanRef, config: RunConfig) -> bool:

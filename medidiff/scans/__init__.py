@@ -29,6 +29,7 @@ __all__ = [
     "Volume",
     "as_nifti",
     "layout",
+    "lost_in_nifti",
     "mask_hash",
     "no_nifti",
     "open_scan",
@@ -179,6 +180,13 @@ def read_mask(path: Path, scan: Scan) -> Mask:
 
 
 def mask_hash(path: Path, ref: ScanRef) -> str:
+def lost_in_nifti(scan: Scan) -> tuple[str, ...]:
+    """One sentence each on what the NIfTI files of a DICOM series do not hold."""
+    from medidiff.scans import convert
+
+    return convert.lost(scan)
+
+
     """SHA-256 over the bytes of the mask that belongs to a case; see `masks.mask_hash`."""
     from medidiff.scans import masks
 

@@ -84,6 +84,17 @@ def refusal(scan: Scan) -> str:
     return "" if all(image.has_geometry for image in source.images) else "its images do not say where they lie in space"
 
 
+def lost(scan: Scan) -> tuple[str, ...]:
+    """One sentence each on what NIfTI files of a series do not hold."""
+    source: DicomSource = scan.source
+    if any(value > 0 for image in source.images for value in image.facts["b"]):
+        return (
+            "b-values and gradients are not written beside the NIfTI file; those that dcm2niix makes of the series "
+            "belong to it, for the volumes have the same order.",
+        )
+    return ()
+
+
 def layout(scan: Scan) -> tuple[Part, ...]:
     """Which NIfTI files a series becomes, in the order of the scan's volumes.
 
