@@ -7,7 +7,6 @@ from typing import Any
 import rich_click as click
 
 from medidiff.cli import flags
-from medidiff.cli.restoring import perform
 
 
 @flags.restoring("denoise", flags.noise("auto"))
@@ -17,4 +16,6 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     Each result lies in OUT under the name of its scan with `_denoised`, beside a JSON file that tells how it was made;
     OUT/run.json lists all scans. The paths of the results are printed on stdout.
     """
+    from medidiff.cli.restoring import perform
+
     return perform(ctx, "denoise", given)

@@ -11,7 +11,6 @@ import rich_click as click
 
 from medidiff.cli import learning
 from medidiff.cli.options import NoiseParam, PathParam, counted
-from medidiff.cli.progress import Mode
 from medidiff.errors import ExitCode, NoScanFound, ScanError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medidiff.bundles import Bundle
+    from medidiff.cli.progress import Mode
     from medidiff.physics.noise import NoiseEstimate
     from medidiff.scans.volume import Volume
     from medidiff.training.finetune import Outcome, Settings

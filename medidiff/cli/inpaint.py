@@ -7,7 +7,6 @@ from typing import Any
 import rich_click as click
 
 from medidiff.cli import flags
-from medidiff.cli.restoring import perform
 
 
 @flags.restoring("inpaint", flags.MASK, flags.noise("0"))
@@ -18,4 +17,6 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     `_inpainted`, beside a JSON file that tells how it was made; OUT/run.json lists all scans. The paths of the results
     are printed on stdout.
     """
+    from medidiff.cli.restoring import perform
+
     return perform(ctx, "inpaint", given)

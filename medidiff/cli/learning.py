@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.console import Console
-from rich.progress import Progress
 
-from medidiff.cli import progress
 from medidiff.cli.options import DeviceParam
-from medidiff.cli.progress import Mode
 from medidiff.errors import CannotWrite, UsageError
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import Progress
+
+    from medidiff.cli.progress import Mode
 
 
 def computing(function: Callable[..., int]) -> Callable[..., int]:
@@ -73,6 +72,10 @@ def meter(mode: Mode) -> Iterator[Meter]:
     Args:
         mode: ``auto`` draws a bar on a terminal; ``plain`` never does; ``none`` says nothing.
     """
+    from rich.console import Console
+
+    from medidiff.cli import progress
+
     console = Console(stderr=True)
     if mode != "auto" or not console.is_terminal:
         yield Meter(None, mode == "none")

@@ -8,7 +8,6 @@ import rich_click as click
 
 from medidiff.cli.options import PathParam
 from medidiff.errors import ExitCode, UsageError
-from medidiff.scans.outputs import nifti_stem
 
 
 @click.command("report")
@@ -27,6 +26,8 @@ def command(folder: Path, file: Path | None) -> int:
     The page is one HTML file that opens from disk and fetches nothing: each scan before and after in three planes, with
     what was taken away and what is uncertain, measures, the guard's sentences, a methods paragraph and every hash.
     """
+    from medidiff.scans.outputs import nifti_stem
+
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; name the output folder of a run.")
     if file is not None and (file.is_dir() or nifti_stem(file.name) is not None):

@@ -7,7 +7,6 @@ from typing import Any
 import rich_click as click
 
 from medidiff.cli import flags
-from medidiff.cli.restoring import perform
 
 
 @flags.restoring("superres", *flags.FINENESS, flags.MASK, flags.noise("0"))
@@ -18,4 +17,6 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     filled in the same step. Each result lies in OUT under the name of its scan with `_superres`, beside a JSON file
     that tells how it was made; OUT/run.json lists all scans. The paths of the results are printed on stdout.
     """
+    from medidiff.cli.restoring import perform
+
     return perform(ctx, "superres", given)

@@ -10,10 +10,10 @@ import rich_click as click
 
 from medidiff.cli import learning
 from medidiff.cli.options import PathParam
-from medidiff.cli.progress import Mode
 from medidiff.errors import ExitCode, NoScanFound, UsageError
 
 if TYPE_CHECKING:
+    from medidiff.cli.progress import Mode
     from medidiff.training.recipe import Recipe
     from medidiff.training.trainer import Trainer
 

@@ -47,6 +47,13 @@ def test_answers_without_torch(args: list[str], tmp_path: Path) -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize("args", [["--help"], ["denoise", "--help"], ["train", "--help"], ["report", "--help"]])
+def test_help_comes_before_anything_that_takes_time_to_load(args: list[str]) -> None:
+    code = f"import sys; from medidiff.cli import main; main({args!r}); print(*sys.modules, sep='\\n', file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stderr.splitlines()).isdisjoint({*HEAVY, "numpy", "pydantic"})
+
+
 def test_dry_run_without_torch(tmp_path: Path) -> None:
     args = ["denoise", str(ROOT / "sample_data" / "phantom_t1w.nii.gz"), "-o", str(tmp_path / "out"), "--dry-run"]
     code = f"import sys; from medidiff.cli import main; print(main({args!r})); print('torch' in sys.modules)"
