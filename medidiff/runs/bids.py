@@ -197,17 +197,17 @@ def companions(ref: ScanRef, config: RunConfig, maps: Mapping[str, Path], masks:
 def copy_gradients(ref: ScanRef, names: OutputNames) -> None:
     """Write the b-values and gradients that hold for a diffusion image, once for all results of it.
 
-    They are called like the source, so that by the inheritance principle they hold for every description.
+    Without a description in their names they hold for every description, by the inheritance principle.
 
     Raises:
         CannotWrite: a file cannot be written.
     """
-    root, source = bids.root_of(ref.path), nifti_stem(ref.path.name) or ""
-    if root is not None:
-        name = source if "_desc-" not in source else nifti_stem(names.restored.name)
+    root, name = bids.root_of(ref.path), bids.parse(nifti_stem(ref.path.name) or "")
+    if root is not None and name is not None:
+        plain = bids.Name({key: value for key, value in name.entities.items() if key != "desc"}, name.suffix)
         for end in GRADIENTS:
             for file in [*bids.applicable(ref.path, root, end)][-1:]:
-                _write(names.restored.with_name(f"{name}{end}"), file.read_text(encoding="utf-8"))
+                _write(names.restored.with_name(f"{plain}{end}"), file.read_text(encoding="utf-8"))
 
 
 def _root(ref: ScanRef) -> Path:
