@@ -8,91 +8,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from benchmarks.disks import disk, remount
-from benchmarks.forks import Ended, Stage
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What came of a fault.
-
-    Attributes:
-        ended: how the harmed run ended.
-        lost: what was lost or not told truly; empty when nothing.
-        again: the exit code of the same command with the cause removed; ``None`` where there is nothing to repeat.
-        shown: the line to show; the last one on stderr by default.
-    """
-
-    ended: Ended
-    lost: Sequence[str] = ()
-    again: int | None = None
-    shown: str = ""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault, and what the user is to see.
-
-    Attributes:
-        name: in a few words.
-        inject: harms a run on a stage; ``None`` in its place where this machine cannot.
-        code: the exit code.
-        sentence: a pattern of the line that tells.
-        names: the scans that it needs.
-    """
-
-    name: str
-    inject: Callable[[Stage], Seen | None]
-    code: int
-    sentence: str
-    names: tuple[str, ...] = ("a", "b", "c")
-
-    def judge(self, seen: Seen) -> list[str]:
-        """What is not as it should be."""
-        wrong = list(seen.lost)
-        if seen.ended.code != self.code:
-            wrong.append(f"exit code {seen.ended.code} in place of {self.code}")
-        if not re.search(self.sentence, seen.shown or seen.ended.sentence):
-            wrong.append(f"the user saw: {seen.shown or seen.ended.sentence}")
-        if "Traceback" in seen.ended.said:
-            wrong.append("the user saw a traceback")
-        if seen.again not in (None, 0):
-            wrong.append(f"the same command again ended with {seen.again}")
-        return wrong
-
-
-def again(stage: Stage, ended: Ended, lost: Sequence[str] = (), *, shown: str = "", **options: Any) -> Seen:
-    """Run the same command once more, and look at everything."""
-    lost = [*lost, *stage.lies()]
-    after = stage.run(**options)
-    lost += [*stage.lies(), *stage.leftovers()]
-    if after.code == 0 and (stage.out / "run.json").exists() and stage.record()["status"] != "done":
-        lost.append("run.json does not say done")
-    return Seen(ended, lost, after.code, shown)
-
-
-def line(ended: Ended, pattern: str) -> str:
-    """The first line on stderr with a pattern."""
-    return next((each for each in ended.said.splitlines() if re.search(pattern, each)), "")
-
-
-def at(name: str, act: Callable[[], object]) -> Callable[[ModuleType], None]:
-    """Do something while the scan of a name is restored; the scans of a stage differ in their values."""
-    low = {"a": 0, "b": 200, "c": 300}[name]
-
-    def prepare(fake: ModuleType) -> None:
-        fake.on_restore = lambda volume: low <= volume.array.min() < low + 190 and act()
-
-    return prepare
+from benchmarks.fault import Fault, Seen, again, at, line
+from benchmarks.forks import Stage, use_real_pipelines
 
 
 def raising(error: BaseException) -> Callable[[], object]:
@@ -297,6 +222,33 @@ def out_of_memory(stage: Stage) -> Seen:
     return again(stage, ended, shown=line(ended, "failed"))
 
 
+def little_memory(stage: Stage) -> Seen:
+    """The network has memory for windows of 64 voxels, and the scan is longer."""
+    stage.scan("a", 100.0, (96, 32, 32))
+    stage.before = stage.inputs()
+
+    def prepare(fake: ModuleType) -> None:
+        from medidiff.diffusion import device
+
+        use_real_pipelines()
+        run = device.run
+
+        def limited(network: Any, *arguments: Any) -> Any:
+            def forward(windows: Any, parameters: Any) -> Any:
+                if max(windows.shape[2:]) > 64:
+                    raise MemoryError
+                return network(windows, parameters)
+
+            return run(forward, *arguments)
+
+        device.run = limited
+
+    ended = stage.run("--force", prepare=prepare)
+    notes = (stage.out / "a_denoised.json").read_text()
+    lost = [] if "at most 64 voxels" in notes else ["the sidecar does not tell of the smaller windows"]
+    return Seen(ended, [*lost, *stage.lies(), *stage.leftovers()], shown=line(ended, "memory"))
+
+
 def without_locks(stage: Stage) -> Seen:
     def prepare(fake: ModuleType) -> None:
         import fcntl
@@ -349,6 +301,7 @@ FAULTS = (
     Fault("input changed during the run", changed, 4, "changed while it was processed"),
     Fault("a broken scan among others", broken, 4, r"b\.nii\.gz.*"),
     Fault("out of memory", out_of_memory, 7, "does not fit the memory"),
+    Fault("out of memory, but smaller windows fit", little_memory, 0, "windows of at most 64", ("a",), slow=True),
     Fault("file system without locks", without_locks, 0, "has no locks"),
     Fault("slow disk", slow_disk, 0, r"looking for scans.*reading .*nii\.gz"),
 )

@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import kills
-from benchmarks.fault_cases import FAULTS, Fault, Seen
+from benchmarks.fault import Fault, Seen
+from benchmarks.fault_cases import FAULTS
 from benchmarks.forks import ROOT, Stage
 
+PAGE = ROOT / "docs/explanation/when-things-go-wrong.md"
 GOAL = "no fault loses anything, every fault gives one sentence and its exit code, and the same command goes on"
 
 
 def inject(fault: Fault, folder: Path) -> Seen | None:
     """Inject a fault in a fresh folder; ``None`` where this machine cannot."""
+    print(f"{fault.name} ...", file=sys.stderr, flush=True)
     return fault.inject(Stage(folder, fault.names))
 
 
@@ -32,21 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--step", type=int, default=1, help="kill at every so many accesses to a file (default: 1)")
     parser.add_argument("--moments", type=int, default=50, help="and at so many random moments")
+    parser.add_argument("--quick", action="store_true", help="leave out the faults that take a real network")
+    parser.add_argument("--docs", action="store_true", help=f"also put the table into {PAGE.relative_to(ROOT)}")
     parser.add_argument("--json", action="store_true", help="print what was found, and write nothing")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row(fault, inject(fault, Path(folder) / str(index))) for index, fault in enumerate(FAULTS)]
+        taken = [fault for fault in FAULTS if not (fault.slow and options.quick)]
+        rows = [row(fault, inject(fault, Path(folder) / str(index))) for index, fault in enumerate(taken)]
         killing = kills.everywhere(Path(folder) / "kills", options.step, options.moments)
     result = {"faults": rows, "kills": vars(killing)}
     if options.json:
         print(json.dumps(result))
         return
-    text = document(rows, killing)
-    print(text)
+    table, found = document(rows, killing)
+    print(table, found, sep="\n\n")
     from benchmarks import report  # not before: it loads torch, which the processes would have to carry
 
-    report.write("faults", {"environment": report.environment(None, 1), **result}, text, options.results)
+    tree = {"environment": report.environment(None, 1), **result}
+    report.write("faults", tree, f"# Faults\n\n{table}\n\n{found}", options.results)
+    if options.docs:
+        report.update_block(PAGE, "faults", f"{table}\n\n{found.splitlines()[0]}")
 
 
 def row(fault: Fault, seen: Seen | None) -> dict[str, Any]:
@@ -64,8 +74,8 @@ def row(fault: Fault, seen: Seen | None) -> dict[str, Any]:
     }
 
 
-def document(rows: Sequence[dict[str, Any]], killing: kills.Kills) -> str:
-    """The table, the kills, and the verdict."""
+def document(rows: Sequence[dict[str, Any]], killing: kills.Kills) -> tuple[str, str]:
+    """The table; and the kills with the verdict."""
     body = [
         [
             each["fault"],
@@ -87,7 +97,7 @@ def document(rows: Sequence[dict[str, Any]], killing: kills.Kills) -> str:
     )
     wrong = sum(bool(each["wrong"]) for each in rows) + len(killing.wrong)
     verdict = f"- **{'NOT MET' if wrong else 'met'}**: {GOAL}. Found: {wrong} not as they should be."
-    return "\n\n".join(["# Faults", "\n".join(lines), moments, verdict])
+    return "\n".join(lines), f"{moments}\n\n{verdict}"
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ WARM = (denoise, progress, restoring, nifti, environment.code_sha256())  # what 
 Prepare = Callable[[ModuleType], object]
 ROOT = Path(__file__).parents[1]
 SHAPE = (24, 20, 16)
+REAL = (bundles.folders, pipelines.load)
 PATIENCE = 120.0  # seconds until a process that should end is given up
 
 
@@ -91,11 +92,11 @@ class Stage:
             self.scan(name, 100.0 * (index + 1))
         self.before = self.inputs()
 
-    def scan(self, name: str, value: float) -> Path:
+    def scan(self, name: str, value: float, shape: tuple[int, int, int] = SHAPE) -> Path:
         """Write a scan."""
         path = self.folder / "in" / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        array = value + np.random.default_rng(int(value)).random(SHAPE, dtype=np.float32)
+        array = value + np.random.default_rng(int(value)).random(shape, dtype=np.float32)
         nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 3.0, 1.0])), path)
         return path
 
@@ -188,6 +189,11 @@ def work(stage: Stage, arguments: list[str], said: Path, prepare: Prepare | None
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def use_real_pipelines() -> None:
+    """Take the installed pipelines after all; in a child."""
+    bundles.folders, pipelines.load = REAL
 
 
 def digest(path: Path) -> str:
