@@ -108,4 +108,5 @@ def result(case: PlannedCase, folder: Path, start: float, status: CaseStatus, re
         supplied=written(names.supplied),
         sample=written(names.sample),
         sidecar=paths.relative(names.sidecar, folder) if there else None,
+        nifti=None if names.as_nifti is None else written(names.as_nifti),
     )

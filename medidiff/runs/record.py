@@ -34,6 +34,7 @@ class CaseResult:
         uncertainty: the uncertainty map, if one was written.
         supplied: the map of what the prior supplied, if one was written.
         sample: the generated sample, if one was written.
+        nifti: the restored scan as NIfTI, if it was written beside a DICOM series.
         sidecar: the JSON file that tells how the result came about.
         report: the report page, if one was written.
     """
@@ -47,12 +48,13 @@ class CaseResult:
     uncertainty: str | None = None
     supplied: str | None = None
     sample: str | None = None
+    nifti: str | None = None
     sidecar: str | None = None
     report: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The case as it stands in ``run.json``; supplied and sample stand there only when they were written."""
-        more = {"supplied": self.supplied, "sample": self.sample}
+        """The case as it stands in ``run.json``; supplied, sample and nifti stand there only when they were written."""
+        more = {"supplied": self.supplied, "sample": self.sample, "nifti": self.nifti}
         return {
             "input": self.input,
             "kind": self.kind,

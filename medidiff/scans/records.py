@@ -138,6 +138,7 @@ class _Outputs(_Shape):
     uncertainty: Inside | None = None
     supplied: Inside | None = None
     sample: Inside | None = None
+    nifti: Inside | None = None
     sidecar: Inside | None = None
     report: Inside | None = None
 

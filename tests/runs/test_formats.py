@@ -86,7 +86,8 @@ def test_both_formats_hold_the_same_values(go: Go, series: Path, tmp_path: Path)
         across = np.linalg.inv(image.affine) @ dicom.affine
         np.testing.assert_allclose(across[:3, :3], np.diag([-1, -1, 1]), atol=1e-6)
     assert {"_uncertainty.nii.gz", "_uncertainty.dcm"} <= {path.name.removeprefix(NAME) for path in out.iterdir()}
-    assert json.loads((out / "run.json").read_text())["cases"][0]["outputs"]["restored"] == NAME
+    outputs = json.loads((out / "run.json").read_text())["cases"][0]["outputs"]
+    assert (outputs["restored"], outputs["nifti"]) == (NAME, f"{NAME}.nii.gz")
 
 
 @pytest.mark.parametrize("asked", ["same", "both", "nifti"])
