@@ -12,12 +12,29 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from monai.networks.layers.factories import Conv
-from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 STEM = 2  # edge of the pixel-unshuffle blocks
+# MONAI's layers and its pixel-unshuffle are the same, but take two seconds to import
+_CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 LAYER_SCALE = 0.2
+
+
+def unshuffle(x: Tensor) -> Tensor:
+    """Blocks of ``STEM`` voxels an axis as channels: (B, C, *spatial) to (B, C * cells, *(spatial / STEM))."""
+    dims = x.ndim - 2
+    split = x.reshape(*x.shape[:2], *itertools.chain(*((n // STEM, STEM) for n in x.shape[2:])))
+    order = (0, 1, *range(3, 3 + 2 * dims, 2), *range(2, 2 + 2 * dims, 2))
+    return split.permute(order).reshape(len(x), -1, *(n // STEM for n in x.shape[2:]))
+
+
+def shuffle(x: Tensor) -> Tensor:
+    """The inverse of ``unshuffle``."""
+    dims = x.ndim - 2
+    split = x.reshape(len(x), -1, *(STEM,) * dims, *x.shape[2:])
+    order = (0, 1, *itertools.chain(*((2 + dims + axis, 2 + axis) for axis in range(dims))))
+    return split.permute(order).reshape(len(x), -1, *(n * STEM for n in x.shape[2:]))
 
 
 class FiLM(nn.Module):
@@ -51,7 +68,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int, embedding: int) -> None:
         super().__init__()
-        conv = Conv[Conv.CONV, spatial_dims]
+        conv = _CONVOLUTION[spatial_dims]
         self.conv1 = conv(channels, channels, 3, padding=1)
         self.film = FiLM(embedding, channels)
         self.conv2 = conv(channels, channels, 3, padding=1)
@@ -112,7 +129,7 @@ class MedUNet(Backbone):
         out_channels: int = 2,
     ) -> None:
         super().__init__()
-        conv, up = Conv[Conv.CONV, spatial_dims], Conv[Conv.CONVTRANS, spatial_dims]
+        conv, up = _CONVOLUTION[spatial_dims], _TRANSPOSED[spatial_dims]
         cells = STEM**spatial_dims
         self.spatial_dims = spatial_dims
         self.stride = STEM * 2 ** (len(channels) - 1)
@@ -138,7 +155,7 @@ class MedUNet(Backbone):
     def forward(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Velocity and log-variance (B, out_channels, *spatial) of ``x`` (B, in_channels, *spatial)."""
         embedding = self.embed(parameters)
-        x = pixelunshuffle(x, self.spatial_dims, STEM)
+        x = unshuffle(x)
         x = self.stem(x.contiguous(memory_format=self._memory_format))
         skips = []
         for level, blocks in enumerate(self.encoder):
@@ -151,7 +168,7 @@ class MedUNet(Backbone):
             x = self.up[level](x).add_(skips.pop())
             for block in cast(nn.ModuleList, self.decoder[level]):
                 x = block(x, embedding)
-        return pixelshuffle(self.head(x), self.spatial_dims, STEM)
+        return shuffle(self.head(x))
 
     @property
     def _memory_format(self) -> torch.memory_format:

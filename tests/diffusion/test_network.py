@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.networks.utils import pixelunshuffle
 from torch import Tensor, nn
 
 from medidiff.diffusion import network as networks
@@ -51,6 +52,14 @@ def test_stride_is_the_smallest_size_that_works(levels, stride):
     assert network(torch.zeros(1, 3, stride, 3 * stride), torch.zeros(1, 2)).shape == (1, 2, stride, 3 * stride)
     with pytest.raises((RuntimeError, ValueError)):
         network(torch.zeros(1, 3, stride + 1, stride), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("spatial", [(24, 16), (4, 8, 6)])
+def test_blocks_become_channels_as_in_monai(spatial):
+    image = images(2, 3, *spatial)
+    blocks = networks.unshuffle(image)
+    assert torch.equal(blocks, pixelunshuffle(image, len(spatial), networks.STEM))
+    assert torch.equal(networks.shuffle(blocks), image)
 
 
 @pytest.mark.parametrize(("dims", "spatial"), [(2, (24, 16)), (3, (16, 8, 24))])
