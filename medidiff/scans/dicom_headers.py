@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom.dataset import Dataset
 
-from medidiff.scans import limits
+from medidiff.scans import dicom_heads, limits
 from medidiff.scans.dicom_problems import MODALITIES, Tail, problem
 from medidiff.scans.dicom_values import LARGEST, number, optional, tag_of, text, texts, vector
 
@@ -199,14 +199,14 @@ def _parse(path: Path, tags: Sequence[Any]) -> tuple[Dataset, Tail]:
             raise NotDicom("empty file" if not head else "not a NIfTI or DICOM file")
         if limits.DEFLATED in head[: limits.META]:
             limits.check_deflated(path)
-        if len(head) < size:
-            with suppress(Exception):  # pydicom raises many kinds on what is cut off; the whole file is tried next
-                dataset, tail = _parse_stream(io.BytesIO(head), size, tags)
-                if tail.has_pixels:
-                    return dataset, tail
-            file.seek(0)
-            return _parse_stream(file, size, tags)
-        return _parse_stream(io.BytesIO(head), size, tags)
+        with suppress(Exception):  # pydicom raises many kinds on what is damaged or cut off; the whole file is next
+            found = dicom_heads.elements(head, tags)
+            if found is not None:
+                return found[0], Tail(size - found[1], True)
+        if len(head) == size:
+            return _parse_stream(io.BytesIO(head), size, tags)
+        file.seek(0)
+        return _parse_stream(file, size, tags)
 
 
 def _parse_stream(file: BinaryIO, size: int, tags: Sequence[Any]) -> tuple[Dataset, Tail]:

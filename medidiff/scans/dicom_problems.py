@@ -85,7 +85,7 @@ def _pixel_problem(ds: Dataset, tail: Tail) -> str | None:
         return f"damaged: an image of {number(ds, 'Columns'):g} x {number(ds, 'Rows'):g} pixels"
     if not tail.has_pixels or needed == 0:
         return "truncated or without pixel data"
-    tag_and_length = 8 if ds.original_encoding[0] else 12  # implicit or explicit VR
+    tag_and_length = 8 if syntax is None or ds.original_encoding[0] else 12  # implicit or explicit VR
     if (syntax is None or not syntax.is_compressed) and tail.remaining < needed + tag_and_length:
         return "truncated: the pixel data are shorter than rows x columns"
     return None
