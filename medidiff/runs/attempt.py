@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medidiff import pipelines
 from medidiff.config import RunConfig
 from medidiff.errors import CannotWrite
-from medidiff.runs import failures, locks, paths, sidecar
+from medidiff.runs import failures, garbage, locks, paths, sidecar
 from medidiff.runs.case import restore_case
 from medidiff.runs.plan import PlannedCase, judge
 from medidiff.runs.record import CaseResult, CaseStatus
@@ -67,6 +67,7 @@ def attempt(
             return Outcome(result(case, folder, start, "failed", reason), failures.classified(error))
         finally:
             gc.collect()
+            garbage.lighten()
         return Outcome(result(case, folder, start, "done"))
 
 
@@ -107,6 +108,6 @@ def result(case: PlannedCase, folder: Path, start: float, status: CaseStatus, re
         uncertainty=written(names.uncertainty),
         supplied=written(names.supplied),
         sample=written(names.sample),
-        sidecar=paths.relative(names.sidecar, folder) if there else None,
         nifti=None if names.as_nifti is None else written(names.as_nifti),
+        sidecar=paths.relative(names.sidecar, folder) if there else None,
     )

@@ -18,7 +18,7 @@ from typing import Any
 from medidiff import pipelines
 from medidiff.config import RunConfig
 from medidiff.errors import MedidiffError, OutOfMemory, UsageError
-from medidiff.runs import environment, locks, worker, workforce
+from medidiff.runs import environment, worker, workforce
 from medidiff.runs.attempt import Outcome, attempt, result
 from medidiff.runs.plan import Plan, PlannedCase
 from medidiff.runs.reporter import Reporter
@@ -38,15 +38,12 @@ def crew(config: RunConfig, plan: Plan, reporter: Reporter) -> Iterator[Crew]:
     Raises:
         UsageError: the workers cannot be had.
     """
-    try:
-        with workforce.gathered(config, plan.count("todo")) as force:
-            working = Crew(config, plan, reporter, force)
-            try:
-                yield working
-            finally:
-                working.dismiss()
-    finally:
-        locks.recover(plan.folder)  # what workers left that were lost
+    with workforce.gathered(config, plan.count("todo")) as force:
+        working = Crew(config, plan, reporter, force)
+        try:
+            yield working
+        finally:
+            working.dismiss()
 
 
 class Crew:

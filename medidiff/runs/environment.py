@@ -26,8 +26,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CPU_INFO = Path("/proc/cpuinfo")
 
 
+@cache
 def version_of(package: str) -> str | None:
-    """The installed version of a distribution, or ``None``; nothing is imported."""
+    """The installed version of a distribution, or ``None``; nothing is imported.
+
+    Kept, because to read it takes some milliseconds, and the sidecar of every case names ten.
+    """
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import CannotWrite, ExitCode, MedidiffError
-from medidiff.runs import bids, locks, settings
+from medidiff.runs import bids, garbage, locks, settings
 from medidiff.runs.attempt import Outcome, attempt
 from medidiff.runs.plan import Plan, PlannedCase, make_plan
 from medidiff.runs.record import RunRecord, RunStatus, refuse_foreign
@@ -88,7 +88,7 @@ def carry_out(config: RunConfig, plan: Plan, record: RunRecord, reporter: Report
         PipelineError: the pipeline or its weights are missing or damaged.
         CannotWrite: the output folder takes nothing any more.
     """
-    failed: list[BaseException] = []
+    failed: list[ExitCode] = []
     try:
         reporter.planned(plan)
         with source(config, plan, reporter) as cases:
@@ -114,7 +114,7 @@ def carry_out(config: RunConfig, plan: Plan, record: RunRecord, reporter: Report
 
 
 def take(
-    cases: Source, config: RunConfig, plan: Plan, record: RunRecord, reporter: Reporter, failed: list[BaseException]
+    cases: Source, config: RunConfig, plan: Plan, record: RunRecord, reporter: Reporter, failed: list[ExitCode]
 ) -> None:
     """Note what becomes of each case, and what failed.
 
@@ -127,7 +127,7 @@ def take(
         reporter.finished(case, outcome.result, outcome.error)
         if outcome.error is None:
             continue
-        failed.append(outcome.error)
+        failed.append(code_of(outcome.error))  # the error itself would keep the arrays of its frames
         if config.fail_fast and not stopped:
             stopped = True
             reporter.note("Stopped at the first failure, as --fail-fast asks.")
@@ -178,6 +178,13 @@ class Here:
 
     def __iter__(self) -> Iterator[tuple[PlannedCase, Outcome]]:
         """Work on the cases."""
+        try:
+            yield from self.one_by_one()
+        finally:
+            garbage.restore()
+
+    def one_by_one(self) -> Iterator[tuple[PlannedCase, Outcome]]:
+        """Work on the cases, over and over until another run has none of them in hand."""
         waiting = list(self.plan.cases)
         pause = 0.0
         while waiting:
@@ -219,12 +226,16 @@ def load(config: RunConfig, plan: Plan) -> Restorer:
     return pipelines.load(name, config.task, compute=config.compute)
 
 
-def exit_code(failed: Sequence[BaseException], tried: int) -> ExitCode:
+def code_of(error: BaseException) -> ExitCode:
+    """The exit code of one failure."""
+    return error.exit_code if isinstance(error, MedidiffError) else ExitCode.ALL_FAILED
+
+
+def exit_code(failed: Sequence[ExitCode], tried: int) -> ExitCode:
     """The exit code out of the failures: a common cause is named when nothing succeeded."""
     if not failed:
         return ExitCode.OK
     if len(failed) < tried:
         return ExitCode.SOME_FAILED
-    codes = {error.exit_code if isinstance(error, MedidiffError) else ExitCode.ALL_FAILED for error in failed}
-    common = codes.pop() if len(codes) == 1 else ExitCode.ALL_FAILED
+    common = failed[0] if len(set(failed)) == 1 else ExitCode.ALL_FAILED
     return common if common in NAMED_CAUSES else ExitCode.ALL_FAILED

@@ -7,6 +7,7 @@ and no argument has a telling text, so that Dask has nothing about a scan to log
 from __future__ import annotations
 
 import contextlib
+import gc
 import pickle
 import signal
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from medidiff.config import RunConfig
 from medidiff.errors import MedidiffError, PipelineError, UsageError
-from medidiff.runs import environment, locks
+from medidiff.runs import environment, garbage, locks
 from medidiff.runs.attempt import Outcome, attempt
 from medidiff.runs.plan import PlannedCase
 from medidiff.runs.reporter import Reporter
@@ -196,7 +197,7 @@ def portable(error: BaseException) -> BaseException:
     with contextlib.suppress(Exception):
         copy = pickle.loads(pickle.dumps(error))
         if type(copy) is type(error):
-            return error
+            return copy  # without frames, which hold the arrays of the case
     return MedidiffError(type(error).__name__)
 
 
@@ -211,6 +212,8 @@ def forget(run: str) -> None:
     """Give back the memory of a run's pipeline."""
     if loaded.run == run:
         loaded.run, loaded.restorer = "", None
+        garbage.restore()
+        gc.collect()
 
 
 def dask_setup(worker: Any) -> None:
