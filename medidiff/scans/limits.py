@@ -30,7 +30,7 @@ class Bounded(io.FileIO):
     """A file that never makes room for more bytes than it has left, whatever a length in it says."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "rb")
+        super().__init__(os.fspath(path), "rb")  # pydicom puts the name into its messages as text
         self.size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
