@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import dask
+from dask.utils import parse_bytes
 from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed.core import Status
 
@@ -16,6 +17,7 @@ from medidiff.config import ComputeOptions
 from medidiff.errors import UsageError
 
 PATIENCE = 60.0  # seconds for SLURM to take the jobs
+OWN_SHARE = 0.9  # of a job's memory that is for the restoration; Dask ends a worker at 0.95
 
 
 class Job(SLURMJob):
@@ -43,13 +45,13 @@ class Cluster(SLURMCluster):
     job_cls = Job
 
 
-def prepare(compute: ComputeOptions, settings: dict[str, Any], scheduler: dict[str, Any]) -> tuple[Cluster, int]:
-    """A cluster without jobs yet, and the threads of a worker.
+def prepare(compute: ComputeOptions, settings: dict[str, Any], scheduler: dict[str, Any]) -> tuple[Cluster, int, float]:
+    """A cluster without jobs yet; the threads of a worker, and the memory that it may take, in GB.
 
     The cores of a job in Dask's configuration are threads of torch here: a worker has one task at a time.
 
     Args:
-        compute: its threads go before those of the configuration.
+        compute: its threads and its memory go before those of the configuration.
         settings: of Dask, for the workers.
         scheduler: options of the scheduler, where the configuration has none.
 
@@ -60,12 +62,14 @@ def prepare(compute: ComputeOptions, settings: dict[str, Any], scheduler: dict[s
     processes = int(configured.get("processes") or 1)
     threads = compute.threads or max(1, int(configured.get("cores") or 1) // processes)
     cpus = threads * processes if compute.threads else configured.get("job-cpu") or threads * processes
+    memory = f"{compute.memory * processes:g}GB" if compute.memory else configured.get("memory")
     exports = [f"export {variable(name)}={value}" for name, value in settings.items() if ".worker." in name]
     try:
         cluster = Cluster(
             cores=processes,
             processes=processes,
             job_cpu=cpus,
+            memory=memory,
             job_script_prologue=[*(configured.get("job-script-prologue") or ()), *exports],
             worker_extra_args=[*(configured.get("worker-extra-args") or ()), "--no-dashboard"],
             scheduler_options={**scheduler, **(configured.get("scheduler-options") or {})},
@@ -73,9 +77,10 @@ def prepare(compute: ComputeOptions, settings: dict[str, Any], scheduler: dict[s
         )
     except ValueError as error:
         raise UsageError(
-            "--cluster slurm needs the memory of a job; set jobqueue.slurm.memory in ~/.config/dask/jobqueue.yaml."
+            "--cluster slurm needs the memory of a job; give --memory, or set jobqueue.slurm.memory in"
+            " ~/.config/dask/jobqueue.yaml."
         ) from error
-    return cluster, threads
+    return cluster, threads, round(OWN_SHARE * parse_bytes(memory) / processes / 1e9, 1)
 
 
 def variable(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from medidiff.config import LOCAL, SLURM, ComputeOptions, RunConfig
 from medidiff.errors import UsageError
+from medidiff.scans.limits import available_memory
 
 WORKER_BYTES = 4e9  # what a worker may need for a brain of 1 mm voxels
 PRELOAD = "medidiff.runs.worker"
@@ -106,6 +107,8 @@ def local(config: RunConfig, todo: int) -> Iterator[Workforce]:
     devices = gpus(config.compute)
     jobs = max(1, min(todo, config.jobs or usual(config.compute, devices)))
     threads = config.compute.threads or max(1, cores() // jobs)
+    free = available_memory()
+    memory = config.compute.memory or (None if free is None else round(free / jobs / 1e9, 1))
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(DASK))
         preload = [*dask.config.get("distributed.worker.preload"), PRELOAD]
@@ -120,7 +123,7 @@ def local(config: RunConfig, todo: int) -> Iterator[Workforce]:
             silence_logs=logging.CRITICAL + 1,
         )
         stack.callback(cluster.close)
-        yield Workforce(connected(cluster, stack), jobs, for_workers(config, threads), devices)
+        yield Workforce(connected(cluster, stack), jobs, for_workers(config, threads, memory), devices)
 
 
 def gpus(compute: ComputeOptions) -> tuple[str, ...]:
@@ -138,9 +141,9 @@ def usual(compute: ComputeOptions, devices: tuple[str, ...]) -> int:
     """How many workers there are on this machine unless asked for: one a GPU, else as cores and memory allow."""
     if devices or compute.device not in ("auto", "cpu"):
         return max(1, len(devices))
-    from distributed.system import MEMORY_LIMIT
-
-    return max(1, min(cores() // (compute.threads or 1), int(MEMORY_LIMIT // WORKER_BYTES)))
+    free = available_memory() or WORKER_BYTES
+    each = WORKER_BYTES if compute.memory is None else compute.memory * 1e9
+    return max(1, min(cores() // (compute.threads or 1), int(free // each)))
 
 
 def cores() -> int:
@@ -164,10 +167,10 @@ def slurm(config: RunConfig) -> Iterator[Workforce]:
     count = config.jobs or 1
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(DASK))
-        cluster, threads = jobs.prepare(config.compute, DASK, HIDDEN_DASHBOARD)
+        cluster, threads, memory = jobs.prepare(config.compute, DASK, HIDDEN_DASHBOARD)
         stack.callback(cluster.close)
         jobs.submit(cluster, count)
-        yield Workforce(connected(cluster, stack), count, for_workers(config, threads))
+        yield Workforce(connected(cluster, stack), count, for_workers(config, threads, memory))
 
 
 def running(config: RunConfig) -> Iterator[Workforce]:
@@ -183,7 +186,7 @@ def running(config: RunConfig) -> Iterator[Workforce]:
             raise UsageError(
                 f"No Dask scheduler answers at {config.cluster}; start one (dask scheduler) or correct the address."
             ) from error
-        yield Workforce(client, 0, for_workers(config, config.compute.threads))
+        yield Workforce(client, 0, for_workers(config, config.compute.threads, config.compute.memory))
 
 
 def connected(where: Any, stack: ExitStack) -> Any:
@@ -195,9 +198,15 @@ def connected(where: Any, stack: ExitStack) -> Any:
     return client
 
 
-def for_workers(config: RunConfig, threads: int | None) -> RunConfig:
-    """The settings of one worker: those of the run as one process would have them."""
-    compute = config.compute.model_copy(update={"threads": threads})
+def for_workers(config: RunConfig, threads: int | None, memory: float | None) -> RunConfig:
+    """The settings of one worker: those of the run as one process would have them.
+
+    Args:
+        config: the run's settings.
+        threads: of the worker.
+        memory: that the worker may take, in GB.
+    """
+    compute = config.compute.model_copy(update={"threads": threads, "memory": memory})
     if len(compute.devices) > 1:
         compute = compute.model_copy(update={"device": compute.devices[0]})
     return config.model_copy(update={"compute": compute, "jobs": None, "cluster": None})

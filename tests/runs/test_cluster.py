@@ -174,6 +174,7 @@ def test_a_killed_worker_costs_its_case_alone(
     assert not list((tmp_path / "out").rglob(".medidiff*"))
 
 
+@pytest.mark.slow
 def test_a_case_that_kills_every_worker_fails_with_a_sentence(
     go: Go, scan: Write, tmp_path: Path, address: str
 ) -> None:
@@ -293,40 +294,37 @@ def test_one_job_needs_no_workers(tmp_path: Path, settings: dict[str, Any], spre
 
 
 @pytest.mark.parametrize(
-    ("device", "threads", "found", "devices", "jobs"),
+    ("asked", "found", "devices", "jobs"),
     [
-        ("auto", None, 2, ("cuda:0", "cuda:1"), 2),
-        ("auto", None, 0, (), 3),
-        ("auto", 4, 0, (), 2),
-        ("cpu", None, 2, (), 3),
-        ("cuda:1", None, 2, (), 1),
-        ("cuda:0,cuda:3", None, 4, ("cuda:0", "cuda:3"), 2),
+        ({"device": "auto"}, 2, ("cuda:0", "cuda:1"), 2),
+        ({"device": "auto"}, 0, (), 3),
+        ({"device": "auto", "threads": 4}, 0, (), 2),
+        ({"device": "auto", "memory": 2}, 0, (), 6),
+        ({"device": "auto", "memory": 99}, 0, (), 1),
+        ({"device": "cpu"}, 2, (), 3),
+        ({"device": "cuda:1"}, 2, (), 1),
+        ({"device": "cuda:0,cuda:3"}, 4, ("cuda:0", "cuda:3"), 2),
     ],
 )
 def test_workers_of_this_machine(
-    monkeypatch: pytest.MonkeyPatch,
-    device: str,
-    threads: int | None,
-    found: int,
-    devices: tuple[str, ...],
-    jobs: int,
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], found: int, devices: tuple[str, ...], jobs: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     monkeypatch.setattr(workforce, "cores", lambda: 8)
-    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 13e9)
-    compute = ComputeOptions(device=device, threads=threads)
+    monkeypatch.setattr(workforce, "available_memory", lambda: 13e9)
+    compute = ComputeOptions(**asked)
     assert workforce.gpus(compute) == devices
     assert workforce.usual(compute, devices) == jobs
 
 
 def test_each_worker_takes_the_device_of_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(inputs=(tmp_path,), output=tmp_path, compute=ComputeOptions(device="cuda:0,cuda:3", threads=2))
-    own = workforce.for_workers(config, 2)
+    own = workforce.for_workers(config, 2, 3.5)
     assert (own.compute.device, own.jobs, own.cluster) == ("cuda:0", None, None)
     order = worker.Order("run", own, tmp_path, tmp_path, "", (), ("cuda:0", "cuda:3"))
     for number, device in ((0, "cuda:0"), (1, "cuda:3"), (2, "cuda:0")):
         monkeypatch.setattr(distributed, "get_worker", lambda number=number: SimpleNamespace(name=number))
-        assert worker.own(order).compute == ComputeOptions(device=device, threads=2)
+        assert worker.own(order).compute == ComputeOptions(device=device, threads=2, memory=3.5)
 
 
 @pytest.mark.parametrize(
@@ -362,13 +360,13 @@ def test_slurm_job_script(tmp_path: Path) -> None:
         "jobqueue.slurm.job-script-prologue": ["module load python"],
     }
     with dask.config.set(settings):
-        cluster, threads = slurm.prepare(ComputeOptions(), workforce.DASK, workforce.HIDDEN_DASHBOARD)
+        cluster, threads, memory = slurm.prepare(ComputeOptions(), workforce.DASK, workforce.HIDDEN_DASHBOARD)
         try:
             script = cluster.job_script()
         finally:
             cluster.close()
     lines = script.splitlines()
-    assert threads == 8
+    assert (threads, memory) == (8, 15.5)
     for line in ("-p gpu", "-A lab7", "-t 02:00:00", "-n 1", "--cpus-per-task=8", "--mem=16G", "--gres=gpu:1"):
         assert f"#SBATCH {line}" in lines
     assert "module load python" in lines
@@ -378,15 +376,18 @@ def test_slurm_job_script(tmp_path: Path) -> None:
     assert "--no-dashboard" in lines[-1]
 
 
-def test_threads_go_before_the_configuration_of_slurm() -> None:
+def test_threads_and_memory_go_before_the_configuration_of_slurm() -> None:
     settings = {"jobqueue.slurm.cores": 8, "jobqueue.slurm.memory": "16GiB", "jobqueue.slurm.interface": "lo"}
     with dask.config.set(settings):
-        cluster, threads = slurm.prepare(ComputeOptions(threads=3), {}, workforce.HIDDEN_DASHBOARD)
+        asked = ComputeOptions(threads=3, memory=6)
+        cluster, threads, memory = slurm.prepare(asked, {}, workforce.HIDDEN_DASHBOARD)
         try:
-            assert "#SBATCH --cpus-per-task=3" in cluster.job_script()
+            script = cluster.job_script()
         finally:
             cluster.close()
-    assert threads == 3
+    assert "#SBATCH --cpus-per-task=3" in script
+    assert "#SBATCH --mem=6G" in script
+    assert (threads, memory) == (3, 5.4)
 
 
 def test_slurm_without_memory_and_without_sbatch(
