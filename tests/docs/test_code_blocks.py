@@ -2,7 +2,8 @@
 
 The blocks of a page run in order, in one namespace, in a folder of its own that holds what the pages talk about:
 ``scan.nii.gz`` and ``scans/`` (a NIfTI scan in a subfolder, and a DICOM series), ``thick.nii.gz`` with thick slices,
-masks for all of them, and ``gap/``, a DICOM series that lacks a slice; cut small to be quick.
+masks for all of them, ``gap/``, a DICOM series that lacks a slice, and ``dataset/``, a BIDS dataset; cut small to be
+quick.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ def folder(tmp_path: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "gap").mkdir()
     for path in (*slices[:4], *slices[5:9]):
         shutil.copy(path, tmp_path / "gap")
+    anatomy = tmp_path / "dataset" / "sub-01" / "anat"
+    anatomy.mkdir(parents=True)
+    shutil.copy(tmp_path / "scans" / "first.nii.gz", anatomy / "sub-01_T1w.nii.gz")
+    (tmp_path / "dataset" / "dataset_description.json").write_text('{"Name": "Phantom", "BIDSVersion": "1.10.1"}')
     thicken(tmp_path / "scan.nii.gz", tmp_path / "thick.nii.gz")
     mark_middle(tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
     mark_middle(tmp_path / "thick.nii.gz", tmp_path / "thick_mask.nii.gz")
