@@ -110,6 +110,7 @@ class Bundle:
         Raises:
             PipelineError: if the weights are missing, damaged or do not fit the network.
         """
+        import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -117,8 +118,10 @@ class Bundle:
 
         self.verify()
         try:
-            network = build(**self.settings["network"])
-            network.load_state_dict({key: value.float() for key, value in load_file(self.weights).items()})
+            with torch.device("meta"):  # no memory for sizes that the metadata alone claim
+                network = build(**self.settings["network"])
+            weights = {key: value.float() for key, value in load_file(self.weights).items()}
+            network.load_state_dict(weights, assign=True)
         except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
             raise PipelineError(f"Pipeline {self.name}: {self.weights} does not fit the network it names.") from error
         network.eval()

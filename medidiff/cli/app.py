@@ -130,7 +130,9 @@ def interrupted() -> int:
 
 def say_error(text: str) -> None:
     """One line on stderr."""
-    print(f"medidiff: {' '.join(text.split())}", file=sys.stderr)
+    from medidiff.cli.options import printable
+
+    print(printable(f"medidiff: {' '.join(text.split())}"), file=sys.stderr)
 
 
 def hush() -> None:

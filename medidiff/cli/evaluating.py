@@ -12,7 +12,7 @@ import rich_click as click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medidiff.cli.options import show_json
+from medidiff.cli.options import printable, show_json
 from medidiff.cli.progress import shorten
 from medidiff.errors import ExitCode
 
@@ -46,7 +46,7 @@ class Lines:
     def write(self, text: str) -> None:
         """Print a line on stderr."""
         with suppress(OSError):  # nobody listens any more
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 class Bar(Lines):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from medidiff.cli.options import PathParam, as_json, counted, show_json
+from medidiff.cli.options import PathParam, as_json, counted, printable, show_json
 from medidiff.errors import ExitCode, NoScanFound, ScanError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def command(scans: tuple[Path, ...], as_json: bool) -> int:
             failures.append(error)
             trees.append({"path": str(ref.path), "kind": ref.kind, "error": str(error)})
         if not as_json:
-            click.echo("\n".join(lines(trees[-1])))
+            click.echo("\n".join(map(printable, lines(trees[-1]))))
     if as_json:
         show_json(trees)
     if not failures:

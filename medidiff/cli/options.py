@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import rich_click as click
 
+# C0, C1, line separators, and what turns the direction of writing around
+CONTROLS = frozenset((*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 DEVICES = re.compile(r"cuda:\d+(,cuda:\d+)+")
 
@@ -114,6 +116,11 @@ class PathParam(click.Path):
 def show_json(tree: Any) -> None:
     """Print JSON on stdout."""
     click.echo(json.dumps(tree, indent=2, ensure_ascii=False))
+
+
+def printable(text: str) -> str:
+    """Text of one line without the characters that control a terminal: file names and headers may hold them."""
+    return "".join("\ufffd" if ord(each) in CONTROLS else each for each in text)
 
 
 def counted(number: int, noun: str) -> str:

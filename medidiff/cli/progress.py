@@ -14,7 +14,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medidiff.cli.options import counted
+from medidiff.cli.options import counted, printable
 from medidiff.errors import CannotWrite
 from medidiff.runs import CaseResult, Plan, PlannedCase, Reporter
 
@@ -39,6 +39,7 @@ class Lines:
 
     def show(self, text: str, level: int = 0) -> None:
         """Print a line if the user wants to hear that much, and log it."""
+        text = printable(text)
         log.info(text)
         if self.verbosity >= level:
             self.write(text)

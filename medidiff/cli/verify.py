@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from medidiff.cli.options import DeviceParam, PathParam, as_json, show_json
+from medidiff.cli.options import DeviceParam, PathParam, as_json, printable, show_json
 from medidiff.errors import ExitCode, VerificationFailed
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def command(
     for file in verify.sidecars(path):
         found.append(verify.verify(file, hints, again=again, tolerance=tolerance, device=device))
         if not as_json:
-            click.echo("\n".join(lines(found[-1])))
+            click.echo("\n".join(map(printable, lines(found[-1]))))
     bad = [each for each in found if not each.verified]
     if as_json:
         show_json({"verified": not bad, "results": [each.as_json() for each in found]})

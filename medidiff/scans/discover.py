@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from medidiff.errors import ScanError, UsageError
-from medidiff.scans import bids, links
+from medidiff.scans import bids, limits, links
 from medidiff.scans.outputs import nifti_stem, safe_name, unique_name
 from medidiff.scans.volume import Kind, ScanRef, Skipped
 
@@ -218,6 +218,8 @@ def _look(path: Path) -> _Dicom:
         header = dicom_headers.glance(path)
     except dicom_headers.NotDicom as error:
         return _Dicom(str(error))
+    except limits.TooLarge as error:
+        return _Dicom(f"refused: {error}")
     except OSError as error:
         return _Dicom(f"cannot be read ({error.strerror or type(error).__name__})")
     except Exception as error:  # pydicom raises many kinds on damaged files

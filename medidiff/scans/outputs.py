@@ -83,7 +83,8 @@ def safe_name(text: str, limit: int = 80) -> str:
     while "__" in kept:
         kept = kept.replace("__", "_")
     kept = kept.strip("._-").encode()[:limit].decode(errors="ignore").strip("._-")
-    return f"_{kept}" if kept.split(".")[0].lower() in _WINDOWS_DEVICES else kept
+    first = unicodedata.normalize("NFKC", kept.split(".")[0]).lower()  # com¹ is a device too
+    return f"_{kept}" if first in _WINDOWS_DEVICES else kept
 
 
 def unique_name(name: str, taken: set[str]) -> str:
@@ -195,6 +196,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             else:
                 with suppress(OSError):
                     left.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path`` for what is needed for a while; a killed run's is removed by the next one.
+
+    Raises:
+        CannotWrite: it cannot be made.
+    """
+    temporary = _temporary(path)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json_atomic(path: Path, data: Any) -> None:
