@@ -30,6 +30,8 @@ IMAGES = {
 NO_MAGNITUDE = {"phase", "real", "imag"}
 OTHER = "it does not hold the images of the BIDS dataset; name it as the input to restore what is in it"
 MAPS = ("Uncertainty", "Supplied", "Sample")  # the ends of the descriptions of what lies beside a restored image
+MASKS = {"mask", "roi"}
+OF_MASKS = {"label", "desc", "mod"}  # what the name of a mask may say more than that of its image
 LABEL = re.compile(r"^[a-zA-Z0-9]+$")
 
 
@@ -137,6 +139,30 @@ def beside(restored: Path) -> OutputNames:
 
     sidecar = restored.with_name(f"{stem}.json")
     return OutputNames(restored, sidecar, more("uncertainty"), more("sample"), more("supplied"))
+
+
+def masks_in(folder: Path, stem: str) -> list[Path]:
+    """The masks in a folder that belong to an image by the names of BIDS.
+
+    ``sub-01_label-lesion_mask.nii.gz`` belongs to ``sub-01_T1w``; with ``mod-FLAIR`` in its name it does not, nor with
+    another space or resolution than the image has.
+
+    Args:
+        folder: where to look.
+        stem: the name of the image without extension.
+    """
+    image, found = parse(stem), []
+    if image is None or "sub" not in image.entities or not folder.is_dir():
+        return []
+    for file in sorted(folder.iterdir()):
+        name = parse(nifti_stem(file.name) or "")
+        if name is None or name.suffix not in MASKS:
+            continue
+        more = dict(name.entities.items() - image.entities.items())
+        missing = image.entities.items() - name.entities.items() - {("desc", image.entities.get("desc"))}
+        if not missing and more.keys() <= OF_MASKS and more.get("mod", image.suffix) == image.suffix:
+            found.append(file)
+    return found
 
 
 def metadata(path: Path, root: Path) -> dict[str, Any]:

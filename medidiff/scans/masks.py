@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import OutOfMemory, ScanError, UsageError
-from medidiff.scans import limits, links
+from medidiff.scans import bids, limits, links
 from medidiff.scans.outputs import NIFTI_SUFFIXES, nifti_stem
 from medidiff.scans.volume import Mask, Scan, ScanRef, Volume
 
@@ -44,7 +44,7 @@ def read_mask(path: Path, scan: Scan) -> Mask:
     Args:
         path: a NIfTI file, a DICOM segmentation, a folder that holds one segmentation of the series, or a folder of
             masks named like the scans: for ``sub/t1w.nii.gz`` it is ``sub/t1w.nii.gz`` or ``sub/t1w_mask.nii.gz`` in
-            the folder, or the same without ``sub``.
+            the folder, or the same without ``sub``; or named as BIDS asks, see `bids.masks_in`.
         scan: the case.
 
     Returns:
@@ -132,7 +132,8 @@ def _names(folder: Path, ref: ScanRef) -> list[Path]:
     """Where the NIfTI mask of a case may lie in a folder."""
     own = ref.relative.name
     stems = dict.fromkeys((nifti_stem(own) or own, ref.stem))
-    return [folder / f"{stem}{word}{end}" for stem in stems for word in ("", "_mask") for end in NIFTI_SUFFIXES]
+    named = [folder / f"{stem}{word}{end}" for stem in stems for word in ("", "_mask") for end in NIFTI_SUFFIXES]
+    return named if any(file.is_file() for file in named) else bids.masks_in(folder, ref.stem)
 
 
 def _belongs(file: Path, folder: Path) -> bool:

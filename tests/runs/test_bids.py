@@ -201,15 +201,17 @@ def test_derivatives_of_derivatives(go: Go, dataset: Path, tmp_path: Path) -> No
 
 
 def test_a_mask_of_the_dataset_is_a_source(go: Go, dataset: Path, tmp_path: Path) -> None:
-    mask = dataset / "derivatives" / "lesions" / "sub-01_T1w_mask.nii.gz"
+    place = "derivatives/lesions/sub-01/anat/sub-01_label-lesion_mask.nii.gz"
+    mask = dataset / place
     mask.parent.mkdir(parents=True)
     hole = np.zeros((7, 6, 5), np.uint8)
     hole[2:4, 2:4, 2] = 1
     nib.save(nib.Nifti1Image(hole, np.diag([2.0, 2.0, 3.0, 1.0])), mask)
-    scan = dataset / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
-    go(scan, output=tmp_path / "out", task="inpaint", mask=mask, bids=True)
+    lesions = dataset / "derivatives" / "lesions"
+    result = go(dataset, output=tmp_path / "out", task="inpaint", mask=lesions, bids=True, include=("sub-01_T1w*",))
+    assert result.exit_code == ExitCode.OK
     told = tree(tmp_path / "out/sub-01/anat/sub-01_desc-inpainted_T1w.json")
-    assert told["Sources"][1] == "bids:source:derivatives/lesions/sub-01_T1w_mask.nii.gz"
+    assert told["Sources"][1] == f"bids:source:{place}"
 
 
 def test_without_bids_a_dataset_keeps_the_usual_names(go: Go, dataset: Path, tmp_path: Path) -> None:

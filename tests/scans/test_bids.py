@@ -116,6 +116,26 @@ def test_metadata_is_inherited(dataset: Path) -> None:
     assert bids.metadata(dataset / image, dataset) == {"b": 2, "c": 3, "d": 4}
 
 
+@pytest.mark.parametrize(
+    ("name", "belongs"),
+    [
+        ("sub-01_label-lesion_mask.nii.gz", True),
+        ("sub-01_desc-drawn_roi.nii", True),
+        ("sub-01_mod-T1w_label-lesion_mask.nii.gz", True),
+        ("sub-01_mod-FLAIR_label-lesion_mask.nii.gz", False),
+        ("sub-01_space-MNI_label-lesion_mask.nii.gz", False),
+        ("sub-02_label-lesion_mask.nii.gz", False),
+        ("sub-01_T1w.nii.gz", False),
+        ("sub-01_label-lesion_mask.json", False),
+    ],
+)
+def test_masks_named_as_bids_asks(tmp_path: Path, name: str, belongs: bool) -> None:
+    put(tmp_path, name)
+    assert bids.masks_in(tmp_path, "sub-01_T1w") == ([tmp_path / name] if belongs else [])
+    assert bids.masks_in(tmp_path, "sub-01_run-2_T1w") == []
+    assert bids.masks_in(tmp_path, "t1") == []
+
+
 def test_a_link_into_an_annex_lies_in_its_dataset(dataset: Path, tmp_path: Path) -> None:
     put(tmp_path, "annex/key.nii.gz")
     (dataset / "sub-01" / "anat").mkdir(parents=True)
