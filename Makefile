@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-tasks bench-readme sample-data wheel clean
+.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-tasks bench-runs bench-readme sample-data wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -78,6 +78,10 @@ bench-tasks: $(VENV)/.bench  ## measure super-resolution, inpainting, uncertaint
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.lesions
 	$(BIN)/python -m benchmarks.guard
+
+bench-runs: $(VENV)/.bench  ## inject every fault into runs, and watch the memory of a long one
+	$(BIN)/python -m benchmarks.faults --docs
+	$(BIN)/python -m benchmarks.soak --docs
 
 bench-readme: $(VENV)/.bench  ## measure quality and put the table into the README
 	$(BIN)/python -m benchmarks.quality --readme $(if $(BM4D),--with-bm4d)

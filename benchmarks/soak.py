@@ -25,6 +25,7 @@ from medidiff import runs
 from medidiff.config import ComputeOptions, RunConfig
 from medidiff.runs import CaseResult, PlannedCase, Silent
 
+PAGE = report.ROOT / "docs/explanation/when-things-go-wrong.md"
 SHAPE = (40, 36, 32)
 KINDS = ("nifti", "nifti", "broken")  # every third scan cannot be read: failures must not pile up either
 LARGEST_GROWTH = 0.05
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm", type=int, default=20, help="cases before the memory is compared")
     parser.add_argument("--threads", type=int, help="default: all cores that the process may use")
     parser.add_argument("--pipeline", default="mr")
+    parser.add_argument("--docs", action="store_true", help=f"also put it into {PAGE.relative_to(report.ROOT)}")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     options = parser.parse_args(arguments)
     if not sys.platform.startswith("linux"):
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = document(tree)
     print(text)
     report.write("soak", tree, text, options.results)
+    if options.docs:
+        report.update_block(PAGE, "soak", text.partition("\n\n")[2])
 
 
 def scans(folder: Path, count: int) -> None:
