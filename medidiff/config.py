@@ -70,13 +70,18 @@ class RestoreOptions(Frozen):
 
 
 class ComputeOptions(Frozen):
-    """Where and how the network is evaluated; none of these changes the result beyond rounding."""
+    """Where and how the network is evaluated; none of these changes the result beyond rounding.
+
+    ``memory`` is how much a process may take, in GB (1e9 bytes); ``None`` for what the machine has free. What does not
+    fit it as a whole is restored in tiles, or in blocks on disk.
+    """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     tile: Annotated[int, Field(ge=32, multiple_of=8)] | None = None
     batch: Annotated[int, Field(ge=1)] = 1
+    memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from medidiff import bundles, scans
+from medidiff import bundles, footprint, scans
 from medidiff.config import ComputeOptions, RestoreOptions, Task, describe
 from medidiff.errors import PipelineError, ScanError, UsageError
+from medidiff.footprint import Network, Request
 from medidiff.scans.volume import Scan, ScanRef, Volume
 
 if TYPE_CHECKING:
@@ -139,6 +140,14 @@ class Restorer(ABC):
     def choose(self, volume: Volume) -> Pipeline:
         """The pipeline that restores a scan."""
 
+    def on_disk(self, shape: tuple[int, ...], options: RestoreOptions) -> float:
+        """Bytes of disk that it takes to denoise a scan of a shape, volumes along its fourth axis; 0 in memory.
+
+        Raises:
+            OutOfMemory: the memory is not enough in any way.
+        """
+        return 0.0
+
     @abstractmethod
     def restore(
         self,
@@ -203,12 +212,13 @@ class Pipeline(Restorer):
         device: where it runs.
     """
 
-    def __init__(self, bundle: bundles.Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: bundles.Bundle, engine: Engine, memory: float | None = None) -> None:
         self.name, self.version, self.path = bundle.name, bundle.version, bundle.path
         self.summary = str(bundle.metadata.get("description", ""))
         self.weights_sha256 = bundle.weights_sha256
         self.device = str(engine.device)
-        self._engine = engine
+        self._engine, self._memory = engine, memory
+        self._network = Network.of(bundle.settings, on_host=engine.device.device.type == "cpu")
         self._identity = {"pipeline": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256}
 
     @classmethod
@@ -240,11 +250,22 @@ class Pipeline(Restorer):
             )
         device = devices.resolve(compute)
         network = devices.on_device(bundle.network(), device)
-        return cls(bundle, bundle.engine(network, device, tile=compute.tile, batch=compute.batch))
+        engine = bundle.engine(network, device, tile=compute.tile, batch=compute.batch)
+        return cls(bundle, engine, compute.memory)
+
+    @property
+    def engine(self) -> Engine:
+        """The network with what it needs to be evaluated on a volume of any size."""
+        return self._engine
 
     def choose(self, volume: Volume) -> Pipeline:
         """This pipeline, whatever the scan."""
         return self
+
+    def on_disk(self, shape: tuple[int, ...], options: RestoreOptions) -> float:
+        """Bytes of disk that it takes; see ``Restorer.on_disk``."""
+        asked = Request(shape, self._network, self.task, options.samples, tile=self._engine.tile)
+        return footprint.choose(asked, footprint.room(self._memory)).disk
 
     def restore(
         self,
@@ -255,17 +276,39 @@ class Pipeline(Restorer):
         progress: Progress | None = None,
     ) -> Restoration:
         """Restore one volume; see ``Restorer.restore``."""
+        from medidiff import blocks
         from medidiff.diffusion import memory
         from medidiff.restore import restore
 
+        settings = options or RestoreOptions()
+        asked = self._asked(volume, settings, hole)
+        way = footprint.choose(asked, footprint.room(self._memory), on_disk=blocks.is_on_disk(volume))
+        folder = blocks.folder_for(volume, way.disk) if way.way == "blocks" else None
+
         def attempt(edge: int | None) -> Restoration:
-            engine = self._engine if edge is None else replace(self._engine, tile=edge, batch=1)
-            return restore(volume, engine, options or RestoreOptions(), self.task, hole=hole, progress=progress)
+            if folder is not None:
+                tile = edge or way.tile or footprint.USUAL
+                return blocks.restore(volume, self._engine, settings, folder.path, tile=tile, progress=progress)
+            planned = self._engine if way.usual else replace(self._engine, tile=way.tile)
+            engine = planned if edge is None else replace(self._engine, tile=edge, batch=1)
+            return restore(volume, engine, settings, self.task, hole=hole, progress=progress)
 
         fitted = memory.fit(attempt, self._engine.halo)
         record = fitted.result.record
         warnings = [*record.get("warnings", ()), *fitted.warnings]
-        return replace(fitted.result, record={**self._identity, **record, "warnings": warnings})
+        restoration = replace(fitted.result, record={**self._identity, **record, "warnings": warnings})
+        if folder is not None:
+            folder.goes_with(restoration)
+        return restoration
+
+    def _asked(self, volume: Volume, options: RestoreOptions, hole: NDArray[np.bool_] | None) -> Request:
+        """What the memory of a restoration depends on."""
+        shape, fine = volume.array.shape, None
+        if self.task == "superres":
+            fine = footprint.fine_shape(shape, volume.spacing, options)
+        elif hole is not None:
+            fine = footprint.around(hole)
+        return Request(shape, self._network, self.task, options.samples, fine, self._engine.tile)
 
 
 class DenoisePipeline(Pipeline):
@@ -318,7 +361,8 @@ class AutoPipeline(Restorer):
         self.among = candidates(task=task)
         self._compute = compute or ComputeOptions()
         self._loaded: dict[Path, Pipeline] = {}
-        devices.resolve(self._compute)  # a device that is not there ends the run, not each scan
+        device = devices.resolve(self._compute)  # one that is not there ends the run, not each scan
+        self._on_host = device.device.type == "cpu"
 
     def choose(self, volume: Volume) -> Pipeline:
         """The pipeline that suits a scan best, loaded; see ``medidiff.pipelines.choose``."""
@@ -326,6 +370,13 @@ class AutoPipeline(Restorer):
         if path not in self._loaded:
             self._loaded[path] = _OF_TASK[self.task].load(path, compute=self._compute)
         return self._loaded[path]
+
+    def on_disk(self, shape: tuple[int, ...], options: RestoreOptions) -> float:
+        """Bytes of disk that it takes; see ``Restorer.on_disk``."""
+        networks = {Network.of(bundles.read(info.path).settings, self._on_host) for info in self.among}
+        room = footprint.room(self._compute.memory)
+        asked = (Request(shape, each, self.task, options.samples, tile=self._compute.tile) for each in networks)
+        return max(footprint.choose(each, room).disk for each in asked)
 
     def restore(
         self,

@@ -66,6 +66,9 @@ class Pipeline:
     def choose(self, volume: Volume) -> Pipeline:
         return self
 
+    def on_disk(self, shape: tuple[int, ...], options: RestoreOptions) -> float:
+        return 0.0
+
     def restore(self, volume: Volume, options: RestoreOptions, *, hole: Any = None, progress: Any = None) -> Any:
         for done in range(2):
             progress(done, 2)

@@ -10,5 +10,6 @@ from __future__ import annotations
 
 from medidiff.blocks.large import restore
 from medidiff.blocks.run import Run, Workers, serial
+from medidiff.blocks.store import Folder, folder_for, is_on_disk
 
-__all__ = ["Run", "Workers", "restore", "serial"]
+__all__ = ["Folder", "Run", "Workers", "folder_for", "is_on_disk", "restore", "serial"]

@@ -68,6 +68,7 @@ def restore(
     work = replace(work, levels=_levels(work, edge))
     for _ in passes(work, tile, edge, run, progress):
         pass
+    store.remove("base", "scale", "deviation", "first", "z0", "z1", "x0", "x1")
     checks, verdicts = _judged(work, unit)
     interval = engine.calibration.interval("denoise", found.percent)
     planar = {} if work.planes is None else {"slices_one_by_one": True}

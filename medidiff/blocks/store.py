@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,11 @@ class Store:
     def write(self, name: str, box: Box, values: Image) -> None:
         """Put a part in its place."""
         mapped.put(mapped.opened(self._file(name), write=True), box, values)
+
+    def remove(self, *names: str) -> None:
+        """Remove arrays that are needed no more."""
+        for name in names:
+            self._file(name).unlink(missing_ok=True)
 
     def array(self, name: str) -> Image:
         """All of an array, mapped into memory as it is looked at."""
@@ -109,3 +117,41 @@ def source_of(volume: Volume, grid: geometry.Grid, folder: Path | None) -> Sourc
 
 def _there(array: NDArray[Any] | Path) -> NDArray[Any]:
     return mapped.opened(array) if isinstance(array, Path) else array
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the files of a restoration in blocks lie.
+
+    Attributes:
+        path: the folder.
+        own: whether it was made for them alone.
+    """
+
+    path: Path
+    own: bool
+
+    def goes_with(self, result: object) -> None:
+        """Remove the folder when the result is no longer used."""
+        if self.own:
+            weakref.finalize(result, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def is_on_disk(volume: Volume) -> bool:
+    """Whether a scan is mapped from a file."""
+    return mapped.file_of(volume.array) is not None
+
+
+def folder_for(volume: Volume, needed: float) -> Folder:
+    """A folder beside the file that the scan is mapped from, or a new one in the temporary folder.
+
+    Raises:
+        CannotWrite: the disk has less than the bytes needed.
+    """
+    there = mapped.file_of(volume.array)
+    if there is not None:
+        folder = there.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        return Folder(folder, own=False)
+    mapped.refuse_small_disk(Path(tempfile.gettempdir()), needed)
+    return Folder(Path(tempfile.mkdtemp(prefix="medidiff-")), own=True)

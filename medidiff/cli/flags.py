@@ -93,6 +93,13 @@ _HOW: tuple[Decorator, ...] = (
         "--threads", type=click.IntRange(1), metavar="N", help="CPU threads, of each worker; all cores by default."
     ),
     click.option(
+        "--memory",
+        type=click.FloatRange(0, min_open=True),
+        metavar="GB",
+        help="Memory that a process may take; what is free by default. Scans that need more go through it in tiles, or "
+        "in blocks on disk.",
+    ),
+    click.option(
         "--jobs",
         type=click.IntRange(1),
         metavar="N",

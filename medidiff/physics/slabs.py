@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]
 Scalar = TypeVar("Scalar", bound=np.generic)
 Chunks = Callable[[], Iterable[Image]]
-EDGE = 16  # planes: slabs start at its multiples, so that blocks of 4, 8 or 16 voxels lie in one
-SLAB = 16_000_000  # voxels of a slab, if its planes are not larger
+EDGE = 8  # planes: slabs start at its multiples, so that blocks of 4 or 8 voxels lie in one
+SLAB = 8_000_000  # voxels of a slab, if its planes are not larger
 BEFORE, AFTER = 2, 10  # planes around a slab that filters and windows reach into
 _HALF = 16  # bits
+_FEW = 1 << 20  # values whose bits are looked at at once
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def percentile(chunks: Chunks, percent: float) -> float:
 
     The chunks are gone through twice: for the upper and the lower half of the bits of the two values around it.
     """
-    tops = sum((_counts(_keys(chunk) >> _HALF) for chunk in chunks()), np.zeros(1 << _HALF, dtype=np.int64))
+    tops = sum((_counts(keys >> _HALF) for keys in _keys(chunks())), np.zeros(1 << _HALF, dtype=np.int64))
     count = int(tops.sum())
     if count == 0:
         return float("nan")
@@ -137,8 +138,7 @@ def percentile(chunks: Chunks, percent: float) -> float:
     ends = np.cumsum(tops)
     bins = [int(np.searchsorted(ends, rank, side="right")) for rank in ranks]
     lows = {each: np.zeros(1 << _HALF, dtype=np.int64) for each in bins}
-    for chunk in chunks():
-        keys = _keys(chunk)
+    for keys in _keys(chunks()):
         for each, seen in lows.items():
             seen += _counts(keys[keys >> _HALF == each] & (1 << _HALF) - 1)
     low, high = (
@@ -148,10 +148,13 @@ def percentile(chunks: Chunks, percent: float) -> float:
     return low + (high - low) * (place - ranks[0])
 
 
-def _keys(values: Image) -> NDArray[np.uint32]:
-    """Unsigned integers in the order of the values."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).reshape(-1).view(np.uint32)
-    return np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
+def _keys(chunks: Iterable[Image]) -> Iterator[NDArray[np.uint32]]:
+    """Unsigned integers in the order of the values, some at a time."""
+    for chunk in chunks:
+        values = np.ascontiguousarray(chunk, dtype=np.float32).reshape(-1)
+        for start in range(0, values.size, _FEW):
+            bits = values[start : start + _FEW].view(np.uint32)
+            yield np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
 
 
 def _value(key: int) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -24,7 +25,7 @@ from medidiff.runs.holes import Holes
 from medidiff.runs.outcome import Restored, keep, untouched
 from medidiff.runs.plan import PlannedCase
 from medidiff.runs.reporter import Reporter
-from medidiff.scans import discover, outputs
+from medidiff.scans import discover, mapped, outputs
 
 if TYPE_CHECKING:
     from medidiff.pipelines import Pipeline, Restorer
@@ -60,7 +61,53 @@ def restore_case(
     if case.ref.path.is_symlink() and not paths.exists(case.ref.path):
         raise ScanError(f"{case.ref.path} is a broken link; fetch the file that it points to.")
     content = discover.content_hash(case.ref, lambda count: reporter.status(reading(case, count)))
-    scan = scans.read(case.ref, fill_gaps=config.task == "inpaint")
+    with opened(case, config, restorer) as scan:
+        finish(case, config, restorer, reporter, scan, content, labels or new_labels(), times)
+
+
+@contextmanager
+def opened(case: PlannedCase, config: RunConfig, restorer: Restorer) -> Iterator[Scan]:
+    """Read a scan; into files beside the output, if the memory is not enough for what is to be done with it.
+
+    Raises:
+        ScanError: it cannot be read.
+        OutOfMemory: the memory is not enough in any way.
+        CannotWrite: the disk is not large enough.
+    """
+    if case.ref.kind != "nifti" or config.task != "denoise":
+        yield scans.read(case.ref, fill_gaps=config.task == "inpaint")
+        return
+    needed = restorer.on_disk(scans.shape_of(case.ref), config.restore)
+    if needed == 0:
+        yield scans.read(case.ref)
+        return
+    with outputs.scratch(case.names.sidecar) as folder:
+        mapped.refuse_small_disk(folder, needed)
+        yield scans.read_mapped(case.ref, folder)
+
+
+def finish(
+    case: PlannedCase,
+    config: RunConfig,
+    restorer: Restorer,
+    reporter: Reporter,
+    scan: Scan,
+    content: str,
+    labels: dict[str, str],
+    times: list[float],
+) -> None:
+    """Restore a scan that was read, and write it and its sidecar.
+
+    Args:
+        case: the case.
+        config: the run's settings.
+        restorer: the pipeline, or the chooser among several.
+        reporter: hears of the progress.
+        scan: as it was read.
+        content: the hash of its bytes.
+        labels: what UIDs and dates are made from.
+        times: the ends of the steps so far.
+    """
     refuse_irregular(scan, config)
     formats.refuse_unfit(scan, config)
     wanted = holes.find(scan, config)
@@ -68,7 +115,7 @@ def restore_case(
     pipeline = restorer.choose(max(scan.volumes, key=lambda volume: volume.array.size))
     restored = restore_volumes(scan, wanted, config, pipeline, partial(reporter.progress, case))
     times.append(time.perf_counter())
-    result = Result(case, config, scan, content, wanted, pipeline, restored, labels or new_labels())
+    result = Result(case, config, scan, content, wanted, pipeline, restored, labels)
     for text in (*scan.notes, *write(result, times)):
         reporter.note(text)
     for text in result.warnings:

@@ -32,9 +32,12 @@ __all__ = [
     "lost_in_nifti",
     "mask_hash",
     "no_nifti",
+    "on_disk",
     "open_scan",
     "read",
+    "read_mapped",
     "read_mask",
+    "shape_of",
     "write",
     "write_map",
 ]
@@ -59,6 +62,31 @@ def read(ref: ScanRef, fill_gaps: bool = False) -> Scan:
     from medidiff.scans import dicom
 
     return dicom.read(ref, fill_gaps)
+
+
+def read_mapped(ref: ScanRef, folder: Path) -> Scan:
+    """Decode a NIfTI file that memory cannot hold, into arrays in ``folder``; see `nifti_mapped.read`."""
+    from medidiff.scans import nifti_mapped
+
+    return nifti_mapped.read(ref, folder)
+
+
+def shape_of(ref: ScanRef) -> tuple[int, ...]:
+    """The shape of a NIfTI file's data; only its header is read.
+
+    Raises:
+        ScanError: the file is damaged or is not a scalar image.
+    """
+    from medidiff.scans import nifti_mapped
+
+    return nifti_mapped.shape_of(ref)
+
+
+def on_disk(scan: Scan) -> bool:
+    """Whether the voxels of a scan lie on disk rather than in memory."""
+    from medidiff.scans import nifti_mapped
+
+    return isinstance(scan.source, nifti_mapped.MappedSource)
 
 
 def write(
@@ -93,6 +121,10 @@ def write(
         CannotWrite: the target cannot be written.
         ScanError: the source files changed since they were read, or the arrays do not fit the scan.
     """
+    if scan.ref.kind == "nifti" and on_disk(scan):
+        from medidiff.scans import nifti_mapped
+
+        return nifti_mapped.write(scan, arrays, target, derivation)
     if scan.ref.kind == "nifti":
         from medidiff.scans import nifti
 
@@ -135,8 +167,10 @@ def write_map(
         CannotWrite: a file cannot be written.
         ScanError: the maps do not fit the scan.
     """
-    from medidiff.scans import nifti
+    from medidiff.scans import nifti, nifti_mapped
 
+    if on_disk(scan):
+        return nifti_mapped.write_map(scan, arrays, target, derivation)
     kinds = kinds or (scan.ref.kind,)
     if scan.ref.kind == "dicom" and "nifti" in kinds:
         from medidiff.scans import convert
@@ -156,6 +190,13 @@ def no_nifti(scan: Scan) -> str:
     from medidiff.scans import convert
 
     return convert.refusal(scan)
+
+
+def lost_in_nifti(scan: Scan) -> tuple[str, ...]:
+    """One sentence each on what the NIfTI files of a DICOM series do not hold."""
+    from medidiff.scans import convert
+
+    return convert.lost(scan)
 
 
 def layout(scan: Scan) -> tuple[Part, ...]:
@@ -180,13 +221,6 @@ def read_mask(path: Path, scan: Scan) -> Mask:
 
 
 def mask_hash(path: Path, ref: ScanRef) -> str:
-def lost_in_nifti(scan: Scan) -> tuple[str, ...]:
-    """One sentence each on what the NIfTI files of a DICOM series do not hold."""
-    from medidiff.scans import convert
-
-    return convert.lost(scan)
-
-
     """SHA-256 over the bytes of the mask that belongs to a case; see `masks.mask_hash`."""
     from medidiff.scans import masks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,9 +11,25 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff.errors import CannotWrite
+
 Scalar = TypeVar("Scalar", bound=np.generic)
 Box = tuple[slice, ...]
 SPAN = 1 << 28  # bytes of a file that are mapped at once
+
+
+def refuse_small_disk(folder: Path, needed: float) -> None:
+    """Stop before a disk would become full.
+
+    Raises:
+        CannotWrite: it has less room than is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise CannotWrite(
+            f"A scan larger than the memory needs {needed / 1e9:.3g} GB of room in {folder} for a while, and"
+            f" {free / 1e9:.3g} GB are free; choose another output, or a machine with more memory."
+        )
 
 
 def make(path: Path, shape: tuple[int, ...], kind: type[Scalar]) -> NDArray[Scalar]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,20 +41,6 @@ def shape_of(ref: ScanRef) -> tuple[int, ...]:
     """
     with nifti.reading(ref.path):
         return tuple(nifti.headed(ref.path, in_memory=False)[0].shape)
-
-
-def refuse_small_disk(folder: Path, needed: float) -> None:
-    """Stop before a disk would become full.
-
-    Raises:
-        CannotWrite: it has less room than is needed.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise CannotWrite(
-            f"A scan larger than the memory needs {needed / 1e9:.3g} GB of room in {folder} for a while, and"
-            f" {free / 1e9:.3g} GB are free; choose another output, or a machine with more memory."
-        )
 
 
 def read(ref: ScanRef, folder: Path) -> Scan:

@@ -1,0 +1,230 @@
+"""How much memory a restoration takes, told before it begins, and which way through a scan fits what there is.
+
+The figures were measured (``python -m benchmarks.memory`` measures them again); no torch is needed to tell.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.config import RestoreOptions, Task
+from medidiff.errors import OutOfMemory
+from medidiff.scans.limits import available_memory
+
+Way = Literal["whole", "tiles", "blocks"]
+WHOLE = 224**3  # voxels that need no tiles
+USUAL = 192  # edge of a window where there is memory enough
+TILES = (USUAL, 160, 128, 96)  # edges of windows, the largest that fits is taken
+START = 400e6  # bytes of a process that has loaded a pipeline
+FIXED = 45e6  # of small things that every restoration needs
+# bytes a voxel of what is worked on (its copies, the survey, what the network is told), by spatial dimensions
+WORK = {3: 120.0, 2: 85.0}
+LESS = {"denoise": 0.0, "superres": 25.0, "inpaint": 33.0}  # of them, that a task does not need
+OUTSIDE = 15.0  # bytes a voxel of a scan of which only the box of a hole is worked on
+KEPT = 14.0  # bytes a voxel of further volumes in the same file
+SAMPLE = 25.0  # bytes a voxel for each sample but the first
+NETWORK = {3: 2.6, 2: 6.2}  # bytes a voxel of a window, for each channel of the finest level
+CONTEXT = 32  # voxels around a hole
+SURVEY, SURVEYED = 8e6, 55.0  # voxels that the survey of a scan on disk reads at once, and bytes for each
+AROUND = 12  # planes that it reads beside them
+LEAST = 8  # planes that it reads at least
+PLANES = 192**3  # voxels of a block of planes
+BLOCK = 75.0  # bytes a voxel of a block beside the network
+WORKING_ON_DISK, SAMPLING_ON_DISK = 12.0, 20.0  # bytes a voxel of a volume that is in work
+KEPT_ON_DISK, SAMPLE_ON_DISK = 16.0, 4.0  # bytes a voxel of all of a scan and its results
+MARGIN = 1.15  # of the estimate that there has to be
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the memory of a network depends on.
+
+    Attributes:
+        spatial_dims: 2 or 3.
+        channels: of the finest level.
+        halo: voxels of context.
+        on_host: whether it runs in the memory that is asked about, and not in that of a GPU.
+    """
+
+    spatial_dims: int = 3
+    channels: int = 32
+    halo: int = 24
+    on_host: bool = True
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], on_host: bool = True) -> Network:
+        """From medidiff's own section of a bundle."""
+        network = settings["network"]
+        channels = network.get("channels", (cls.channels,))
+        return cls(int(network.get("spatial_dims", 3)), int(channels[0]), int(settings["halo"]), on_host)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be restored.
+
+    Attributes:
+        shape: of the scan; volumes follow one another along its fourth axis.
+        network: of the pipeline.
+        task: what is done.
+        samples: how many are drawn.
+        fine: shape of what super-resolution makes of it, or of the box of a hole; that of the scan by default.
+        tile: edge of a window that the user asks for.
+    """
+
+    shape: tuple[int, ...]
+    network: Network = Network()
+    task: Task = "denoise"
+    samples: int = 0
+    fine: tuple[int, ...] | None = None
+    tile: int | None = None
+
+    @property
+    def volume(self) -> tuple[int, ...]:
+        """The shape of one volume; an image has one voxel along its third axis."""
+        return (*self.shape, 1)[:3]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A way through a scan, and what it takes.
+
+    Attributes:
+        way: the ``whole`` scan at once, ``tiles`` of it, or ``blocks`` on disk.
+        tile: edge of a window; ``None`` for the whole scan.
+        memory: bytes at the peak, beyond those of a process that has loaded a pipeline.
+        disk: bytes of files that are needed for a while.
+    """
+
+    way: Way
+    tile: int | None
+    memory: float
+    disk: float = 0.0
+
+    @property
+    def usual(self) -> bool:
+        """Whether nothing is to be done for lack of memory."""
+        return self.way == "whole" or (self.way == "tiles" and self.tile == USUAL)
+
+    @property
+    def peak(self) -> float:
+        """Bytes of the process at its peak."""
+        return START + self.memory
+
+
+def ways(asked: Request) -> list[Footprint]:
+    """All ways through a scan, from the quickest to the smallest."""
+    found = []
+    work = asked.fine or asked.volume
+    if asked.tile is None and math.prod(_window(work, None, asked)) <= WHOLE:
+        found.append(Footprint("whole", None, in_memory(asked, None)))
+    edges: tuple[int, ...] = TILES if asked.tile is None else (asked.tile,)
+    edges = tuple(edge for edge in edges if edge > 2 * asked.network.halo + 8) or edges[-1:]
+    found += [Footprint("tiles", edge, in_memory(asked, edge)) for edge in edges if edge < max(work) or asked.tile]
+    if asked.task == "denoise":
+        found += [Footprint("blocks", edge, in_blocks(asked, edge), on_disk(asked)) for edge in edges]
+    return found
+
+
+def choose(asked: Request, limit: float | None, on_disk: bool = False) -> Footprint:
+    """The quickest way that fits.
+
+    Args:
+        asked: what is to be restored.
+        limit: bytes that may be taken beyond those of the process as it is; ``None`` when not known.
+        on_disk: whether the scan lies on disk already, so that its result is to lie there too.
+
+    Raises:
+        OutOfMemory: none fits.
+    """
+    every = [one for one in ways(asked) if one.way == "blocks" or not on_disk]
+    for one in every:
+        if limit is None or one.memory * MARGIN <= limit:
+            return one
+    least = every[-1]
+    size = " x ".join(map(str, asked.shape))
+    way = "tiles" if asked.task == "denoise" else f"tiles, and {asked.task} cannot go through it in blocks on disk"
+    raise OutOfMemory(
+        f"A scan of {size} voxels needs {(taken() + least.memory * MARGIN) / 1e9:.2g} GB of memory even in small {way};"
+        f" {(taken() + (limit or 0)) / 1e9:.2g} GB are there. Use a machine with more, or a larger --memory."
+    )
+
+
+def fine_shape(shape: tuple[int, ...], spacing: Sequence[float], options: RestoreOptions) -> tuple[int, ...]:
+    """About the shape that super-resolution makes of a scan."""
+    target = options.spacing or (min(spacing),) * len(spacing)
+    factors = options.factor or [max(size / wanted, 1) for size, wanted in zip(spacing, target, strict=True)]
+    return tuple(n if n == 1 else round(n * factor) for n, factor in zip(shape, factors, strict=True))
+
+
+def around(hole: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The shape of what inpainting looks at."""
+    sizes = []
+    for axis, n in enumerate(hole.shape):
+        hit = np.flatnonzero(hole.any(axis=tuple(other for other in range(hole.ndim) if other != axis)))
+        sizes.append(min(n, int(hit[-1] - hit[0]) + 1 + 2 * CONTEXT) if len(hit) else n)
+    return tuple(sizes)
+
+
+def in_memory(asked: Request, tile: int | None) -> float:
+    """Bytes that a restoration in memory takes, with windows of an edge or of the whole scan."""
+    work = math.prod(asked.fine or asked.volume)
+    each = WORK[asked.network.spatial_dims] - LESS[asked.task] + SAMPLE * max(asked.samples - 1, 0)
+    rest = KEPT * (math.prod(asked.shape) - math.prod(asked.volume))
+    if asked.task == "inpaint":
+        rest += OUTSIDE * math.prod(asked.volume)
+    return FIXED + rest + each * work + _network(asked, tile)
+
+
+def in_blocks(asked: Request, tile: int) -> float:
+    """Bytes that a restoration in blocks on disk takes; the survey comes first, so the larger of the two counts."""
+    voxels, plane = math.prod(asked.volume), math.prod(asked.volume[1:])
+    slab = min(voxels, max(SURVEY, LEAST * plane) + AROUND * plane)
+    window = math.prod(_window(asked.volume, tile, asked))
+    count = window if asked.network.spatial_dims == 3 else min(voxels, PLANES)
+    return FIXED + max(SURVEYED * slab, BLOCK * count + _network(asked, tile))
+
+
+def on_disk(asked: Request) -> float:
+    """Bytes of files that a restoration in blocks needs for a while."""
+    one = WORKING_ON_DISK + (SAMPLING_ON_DISK if asked.samples else 0.0)
+    return one * math.prod(asked.volume) + (KEPT_ON_DISK + SAMPLE_ON_DISK * asked.samples) * math.prod(asked.shape)
+
+
+def room(memory: float | None) -> float | None:
+    """Bytes that this process may take beyond what it has; ``None`` when not known.
+
+    Args:
+        memory: the limit that the user gives, in GB; ``None`` for what the machine has free.
+    """
+    return available_memory() if memory is None else memory * 1e9 - taken()
+
+
+def taken() -> float:
+    """Bytes that this process holds now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return float(pages * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return START
+
+
+def _window(shape: Sequence[int], tile: int | None, asked: Request) -> tuple[int, ...]:
+    """The largest window that the network sees."""
+    sizes = sorted(shape)[-asked.network.spatial_dims :]
+    return tuple(sizes if tile is None else [min(n, tile) for n in sizes])
+
+
+def _network(asked: Request, tile: int | None) -> float:
+    if not asked.network.on_host:
+        return 0.0
+    each = NETWORK[asked.network.spatial_dims] * asked.network.channels
+    return each * math.prod(_window(asked.fine or asked.volume, tile, asked))
