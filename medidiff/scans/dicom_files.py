@@ -19,7 +19,14 @@ from medidiff.scans import dicom_pixels
 from medidiff.scans.dicom_labels import IMPLEMENTATION_UID
 
 PIXEL_DATA = 0x7FE00010
-LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93, 203)}
+LOSSY = {  # transfer syntax: LossyImageCompressionMethod (PS3.3 C.7.6.1.1.5)
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.93": "ISO_15444_2",
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+}
 
 
 def decimal(value: Any) -> Any:
@@ -31,9 +38,13 @@ def decimal(value: Any) -> Any:
 
 def note_lossy(dataset: Dataset) -> None:
     """A source in a lossy transfer syntax says so in its attributes too, even where the writer forgot it."""
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
-    if syntax in LOSSY and dataset.get("LossyImageCompression") != "01":
-        dataset.LossyImageCompression = "01"
+    method = LOSSY.get(str(dataset.file_meta.get("TransferSyntaxUID", "")))
+    if method is None or dataset.get("LossyImageCompression") == "01":
+        return
+    pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)
+    dataset.LossyImageCompression = "01"
+    dataset.LossyImageCompressionMethod = method
+    dataset.LossyImageCompressionRatio = round(pixels * int(dataset.BitsAllocated) / 8 / len(dataset.PixelData), 2)
 
 
 def stored_type(dataset: Dataset, code: dicom_pixels.Coding) -> np.dtype[Any]:

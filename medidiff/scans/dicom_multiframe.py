@@ -22,6 +22,7 @@ from medidiff.errors import ScanError
 from medidiff.scans import dicom_files, dicom_pixels
 from medidiff.scans.dicom_frames import FRAME_TYPES, PER_FRAME, POSITIONAL, Groups
 from medidiff.scans.dicom_grid import Image, Place
+from medidiff.scans.dicom_headers import Header
 from medidiff.scans.dicom_labels import (
     CODES,
     SeriesLabels,
@@ -263,17 +264,17 @@ def _derive(
 
 def _references(image: Image) -> list[Dataset]:
     """The source frames of a frame, one item an object, the nearest object first; no frame numbers stand for all."""
-    found: dict[str, Dataset] = {}
     frames: dict[str, list[int]] = {}
-    complete = {}
+    objects: dict[str, Header] = {}
     for header in image.place.sources if image.place else (image.header,):
-        found.setdefault(header.sop_uid, reference(header.sop_class, header.sop_uid))
+        objects.setdefault(header.sop_uid, header)
         frames.setdefault(header.sop_uid, []).append((header.frame or 0) + 1)
-        complete[header.sop_uid] = header.frames > 1 and len(frames[header.sop_uid]) == header.frames
-    for uid, item in found.items():
-        if not complete[uid]:
-            item.ReferencedFrameNumber = frames[uid] if len(frames[uid]) > 1 else frames[uid][0]
-    return list(found.values())
+    items = []
+    for uid, header in objects.items():
+        items.append(reference(header.sop_class, uid))
+        if header.frames == 1 or len(frames[uid]) < header.frames:
+            items[-1].ReferencedFrameNumber = frames[uid] if len(frames[uid]) > 1 else frames[uid][0]
+    return items
 
 
 def _evidence(dataset: Dataset, images: TypingSequence[Image]) -> None:
