@@ -29,7 +29,7 @@ PAGE = report.ROOT / "docs/explanation/when-things-go-wrong.md"
 SHAPE = (40, 36, 32)
 KINDS = ("nifti", "nifti", "broken")  # every third scan cannot be read: failures must not pile up either
 LARGEST_GROWTH = 0.05
-PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 @dataclass
@@ -108,7 +108,7 @@ def scans(folder: Path, count: int) -> None:
 
 def resident_mb() -> float:
     """Resident memory of this process, in MB (1e6 bytes)."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE / 1e6
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES / 1e6
 
 
 def growth(megabytes: Sequence[float], warm: int) -> dict[str, float]:
