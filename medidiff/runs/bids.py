@@ -107,8 +107,10 @@ def begin(config: RunConfig, cases: Sequence[tuple[ScanRef, OutputNames]]) -> No
     described = description(_root(cases[0][0]), folder)
     if there != described:
         outputs.write_json_atomic(folder / bids.DESCRIPTION, described)
-    _write(folder / "README.md", README.format(version=__version__))
-    _write(folder / ".bidsignore", "".join(f"{name}\n" for name in IGNORED))
+    if not any((folder / name).exists() for name in ("README", "README.md", "README.rst", "README.txt")):
+        _write(folder / "README.md", README.format(version=__version__))
+    ignored = dict.fromkeys([*_lines(folder / ".bidsignore"), *IGNORED])
+    _write(folder / ".bidsignore", "".join(f"{name}\n" for name in ignored))
     _write(folder / "descriptions.tsv", descriptions(folder, config, cases))
 
 
@@ -135,10 +137,7 @@ def description(root: Path, folder: Path) -> dict[str, Any]:
 
 def descriptions(folder: Path, config: RunConfig, cases: Iterable[tuple[ScanRef, OutputNames]]) -> str:
     """The table of the descriptions in file names: those of this run, and those that were there before."""
-    rows = {}
-    with suppress(OSError, ValueError):
-        lines = (folder / "descriptions.tsv").read_text(encoding="utf-8").splitlines()[1:]
-        rows = dict(line.split("\t", 1) for line in lines)
+    rows = dict(line.split("\t", 1) for line in _lines(folder / "descriptions.tsv")[1:] if "\t" in line)
     for _, names in cases:
         name = bids.parse(nifti_stem(names.restored.name) or "")
         for word, meaning in BESIDE.items():
@@ -171,27 +170,26 @@ def facts(ref: ScanRef, config: RunConfig, masks: Sequence[Path] = ()) -> dict[s
     }
 
 
-def companions(ref: ScanRef, config: RunConfig, maps: Mapping[str, Path], masks: Sequence[Path] = ()) -> list[Path]:
-    """Write a JSON file beside each map, and see that diffusion images have their b-values and gradients.
+def companions(
+    ref: ScanRef, config: RunConfig, maps: Mapping[str, Path], masks: Sequence[Path], written: list[Path]
+) -> None:
+    """Write a JSON file beside each map.
 
     Args:
         ref: the case.
         config: the run's settings.
         maps: by the word that their description ends in, see `BESIDE`.
         masks: the files of the mask.
-
-    Returns:
-        The JSON files.
+        written: gets the files, also when a later one fails.
 
     Raises:
         CannotWrite: a file cannot be written.
     """
-    written, told = [], facts(ref, config, masks)
+    told = facts(ref, config, masks)
     for word, path in maps.items():
         file = path.with_name(f"{nifti_stem(path.name)}.json")
         outputs.write_json_atomic(file, {**told, "Description": f"{DONE[config.task]} by medidiff: {BESIDE[word]}"})
         written.append(file)
-    return written
 
 
 def copy_gradients(ref: ScanRef, names: OutputNames) -> None:
@@ -223,6 +221,13 @@ def _load(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return {} if file.exists() else None
     return tree if isinstance(tree, dict) else {}
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
 
 
 def _generators(tree: dict[str, Any]) -> list[dict[str, Any]]:

@@ -319,7 +319,7 @@ def write_companions(result: Result, written: list[Path]) -> None:
         ref, names = result.case.ref, result.case.names
         maps = {"Uncertainty": names.uncertainty, "Supplied": names.supplied, "Sample": names.sample}
         there = {word: path for word, path in maps.items() if path in written}
-        written += bids.companions(ref, result.config, there, result.holes.files)
+        bids.companions(ref, result.config, there, result.holes.files, written)
         bids.copy_gradients(ref, names)
 
 

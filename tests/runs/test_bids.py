@@ -237,6 +237,16 @@ def test_what_is_no_dataset_is_refused(go: Go, dataset: Path, sample_data: Path,
     assert not out.exists()
 
 
+def test_what_lies_in_the_output_stays(go: Go, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("Mine.")
+    (out / ".bidsignore").write_text("notes/")
+    go(dataset / "sub-01" / "anat", output=out, bids=True)
+    assert (out / "README.md").read_text() == "Mine."
+    assert (out / ".bidsignore").read_text().splitlines()[:2] == ["notes/", "run.json"]
+
+
 def test_a_dataset_of_somebody_else_is_not_overwritten(go: Go, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
