@@ -89,6 +89,8 @@ class Crew:
             done = self.next_one()
             if done is not None:
                 yield done
+            elif self.deadline is not None:
+                self.tell(worker.stop)  # a worker that came since, in the place of one that died, knows of nothing
             if self.deadline is not None and time.monotonic() > self.deadline:
                 return
 
@@ -135,7 +137,7 @@ class Crew:
         try:
             reply: Reply = future.result()
         except KilledWorker as error:
-            return self.killed(case, since, error)
+            return self.killed(case, since, error) if self.deadline is None else None
         except Exception as error:
             if future.cancelled() or self.client.status != "running":
                 raise MedidiffError("The Dask scheduler was lost; repeat the command, what is done is kept.") from error
