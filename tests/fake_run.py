@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from medidiff import bundles, pipelines
+from medidiff.cli import dry_run
 from medidiff.config import RunConfig
 from medidiff.runs import RunResult, run
 from medidiff.runs.reporter import Silent
@@ -33,6 +34,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     module.home = module.make_bundle(tmp_path_factory.mktemp("bundles") / "fake")
     monkeypatch.setattr(bundles, "folders", lambda: iter([module.home.parent]))
     monkeypatch.setattr(pipelines, "load", module.load)
+    monkeypatch.setattr(dry_run, "expected", lambda plan, config: None)  # there is no network whose pace could be told
     return module
 
 

@@ -1,8 +1,8 @@
-"""``--dry-run``: print the plan; nothing is read beyond headers and hashes, nothing is written."""
+"""``--dry-run``: print the plan and how long it takes; nothing but headers and hashes is read, nothing written."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
@@ -10,14 +10,18 @@ from medidiff.cli.options import show_json
 from medidiff.config import RunConfig
 from medidiff.runs import Plan, PlannedCase, make_plan
 
+if TYPE_CHECKING:
+    from medidiff.runs.estimate import Estimate
+
 ACTIONS = {"todo": "restore", "done": "skip", "refused": "refuse"}
 
 
 def show(config: RunConfig, *, as_json: bool) -> None:
     """Print what a run with these settings would do."""
     plan = make_plan(config)
+    estimate = expected(plan, config)
     if as_json:
-        show_json(tree(plan))
+        show_json(tree(plan) | {"seconds": None if estimate is None else round(estimate.seconds, 1)})
         return
     able = " or ".join(f"{info.name} {info.version}" for info in plan.pipelines)
     click.echo(f"pipeline {able}, output {plan.folder}")
@@ -25,7 +29,18 @@ def show(config: RunConfig, *, as_json: bool) -> None:
         click.echo(line(case))
     for left_out in plan.skipped:
         click.echo(f"leave out  {left_out.path}: {left_out.reason}")
+    if estimate is not None:
+        click.echo(str(estimate))
     click.echo(f"{plan.count('todo')} to restore, {plan.count('done')} done already, {plan.count('refused')} refused")
+
+
+def expected(plan: Plan, config: RunConfig) -> Estimate | None:
+    """How long it will take; ``None`` when there is nothing to do, and torch is not loaded then."""
+    if not plan.count("todo"):
+        return None
+    from medidiff.runs import estimate
+
+    return estimate.of_plan(plan, config)
 
 
 def line(case: PlannedCase) -> str:

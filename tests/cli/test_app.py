@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -54,13 +57,18 @@ def test_help_comes_before_anything_that_takes_time_to_load(args: list[str]) -> 
     assert set(done.stderr.splitlines()).isdisjoint({*HEAVY, "numpy", "pydantic"})
 
 
-def test_dry_run_without_torch(tmp_path: Path) -> None:
-    args = ["denoise", str(ROOT / "sample_data" / "phantom_t1w.nii.gz"), "-o", str(tmp_path / "out"), "--dry-run"]
+def test_dry_run_without_torch_when_nothing_is_to_do(
+    tmp_path: Path, fake: ModuleType, scan: Callable[..., Path]
+) -> None:
+    source, out = scan(tmp_path / "in" / "a.nii.gz"), tmp_path / "out"
+    assert main(["denoise", str(source), "-o", str(out)]) == 0
+    args = ["denoise", str(source), "-o", str(out), "--dry-run"]
     code = f"import sys; from medidiff.cli import main; print(main({args!r})); print('torch' in sys.modules)"
+    environment = {**os.environ, "MEDIDIFF_BUNDLES": str(fake.home.parent)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
     )
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert done.stdout.splitlines()[-2:] == ["0", "False"], done.stdout + done.stderr
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

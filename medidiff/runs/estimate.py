@@ -1,0 +1,156 @@
+"""How long a run will take, told before it begins: the arithmetic of its scans at the pace that a short probe measures.
+
+Only headers are read. The probe runs every stage once on a small volume made for it, on the device and with the
+threads of the run, so that a slow or busy machine is told of too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medidiff import pipelines, scans
+from medidiff.config import RunConfig
+from medidiff.diffusion import tiles
+from medidiff.footprint import fine_shape
+from medidiff.runs import pace
+from medidiff.runs.pace import Clock, Pace
+from medidiff.runs.plan import Plan
+from medidiff.scans.volume import ScanRef, Volume
+
+PROBE = {3: (104, 104, 104), 2: (256, 256, 8)}  # voxels; smaller windows take other ways through a convolution
+START = 0.05  # seconds of a scan beside its voxels: hashes, sidecar
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes.
+
+    Attributes:
+        seconds: of all scans whose size is known.
+        scans: how many these are.
+        unknown: scans whose header does not tell their size.
+        most: whether it may well be less: a hole is smaller than the scan.
+    """
+
+    seconds: float
+    scans: int
+    unknown: int
+    most: bool
+
+    def __str__(self) -> str:
+        if not self.scans:
+            return "how long it takes is not known: no header tells the size of a scan"
+        more = f", without {self.unknown} whose size is not known" if self.unknown else ""
+        number = f"{self.scans} scan{'s' if self.scans > 1 else ''}"
+        return f"{'at most' if self.most else 'about'} {duration(self.seconds)} for {number}{more}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes, hours or days with two figures."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}" if seconds < 99.5 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 99.5 else f"{seconds:.0f} s"
+
+
+def of_plan(plan: Plan, config: RunConfig, clock: Clock = time.perf_counter) -> Estimate | None:
+    """The time of a plan's scans; ``None`` when there is nothing to do.
+
+    Args:
+        plan: what is to be done.
+        config: the run's settings.
+        clock: that the probe is measured with.
+
+    Raises:
+        PipelineError: a pipeline is damaged.
+        UsageError: the device does not exist.
+    """
+    todo = [case.ref for case in plan.cases if case.state == "todo"]
+    if not todo:
+        return None
+    probed: dict[str, tuple[pipelines.Pipeline, Pace]] = {}
+    seconds, unknown = 0.0, 0
+    for ref in todo:
+        try:
+            volume, count = hollow(ref)
+        except Exception:  # nibabel and pydicom raise many kinds on damaged headers
+            unknown += 1
+            continue
+        info = pipelines.choose(volume, plan.pipelines, config.task)
+        if info.name not in probed:
+            probed[info.name] = probe(info, config, clock)
+        seconds += START + count * of_volume(volume, config, *probed[info.name])
+    return Estimate(seconds, len(todo) - unknown, unknown, config.task == "inpaint")
+
+
+def probe(info: pipelines.PipelineInfo, config: RunConfig, clock: Clock) -> tuple[pipelines.Pipeline, Pace]:
+    """A loaded pipeline and its pace."""
+    pipeline = pipelines.load(info.path, config.task, compute=config.compute)
+    assert isinstance(pipeline, pipelines.Pipeline)
+    volume = pace.phantom(PROBE[info.spatial_dims], info.modalities[0] if info.modalities else "MR")
+    return pipeline, pace.measure(pipeline, volume, clock, whole=False)
+
+
+def of_volume(volume: Volume, config: RunConfig, pipeline: pipelines.Pipeline, found: Pace) -> float:
+    """Seconds of one volume."""
+    options, shape = config.restore, volume.array.shape
+    if config.task == "superres":
+        shape = fine_shape(shape, volume.spacing, options)
+    evaluations = 1 + options.samples * (options.steps - 1)
+    return found.seconds(math.prod(shape), evaluations * evaluated(pipeline, shape))
+
+
+def evaluated(pipeline: pipelines.Pipeline, shape: Sequence[int]) -> float:
+    """Voxels that the network goes over in one evaluation of a volume, halos counted."""
+    engine = pipeline.engine
+    images, spatial = 1, tuple(shape)
+    if engine.network.spatial_dims == 2:  # each slice is an image
+        images, spatial = shape[2], tuple(shape[:2])
+    tiling = tiles.plan(spatial, engine.tile or tiles.automatic(spatial), engine.halo, engine.network.stride)
+    return images * float(sum(math.prod(part.stop - part.start for part in tile.window) for tile in tiling))
+
+
+def hollow(ref: ScanRef) -> tuple[Volume, int]:
+    """A volume of a scan's size without its voxels, and how many of them the scan holds.
+
+    Raises:
+        ScanError: the file is damaged.
+        ValueError: a DICOM header lacks what tells its size.
+    """
+    if ref.kind == "nifti":
+        shape, spacing, modality = (*scans.shape_of(ref), 1, 1)[:4], _zooms(ref), "MR"
+    else:
+        shape, spacing, modality = _series(ref)
+    zeros = np.broadcast_to(np.float32(0), (*shape[:2], shape[2]))
+    return Volume(zeros, np.diag((*spacing, 1.0)), modality), shape[3]
+
+
+def _zooms(ref: ScanRef) -> tuple[float, float, float]:
+    import nibabel as nib
+
+    header: Any = nib.load(ref.path).header
+    i, j, k = (abs(float(size)) or 1.0 for size in (*header.get_zooms(), 1.0, 1.0)[:3])
+    return i, j, k
+
+
+def _series(ref: ScanRef) -> tuple[tuple[int, int, int, int], tuple[float, float, float], str]:
+    """Shape, spacing and modality of a DICOM series, of the header of one of its files."""
+    import pydicom
+
+    header = pydicom.dcmread(ref.files[0], stop_before_pixels=True)
+    if "Rows" not in header or "Columns" not in header:
+        raise ValueError("no image")
+    slices = len(ref.files) if len(ref.files) > 1 else int(header.get("NumberOfFrames") or 1)
+    rows, columns = (float(size) for size in header.get("PixelSpacing") or (1.0, 1.0))
+    between = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or max(rows, columns))
+    return (
+        (int(header.Columns), int(header.Rows), slices, 1),
+        (columns, rows, between),
+        str(header.get("Modality") or "OT"),
+    )
