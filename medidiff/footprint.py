@@ -23,7 +23,7 @@ Way = Literal["whole", "tiles", "blocks"]
 WHOLE = 224**3  # voxels that need no tiles
 USUAL = 192  # edge of a window where there is memory enough
 TILES = (USUAL, 160, 128, 96)  # edges of windows, the largest that fits is taken
-START = 400e6  # bytes of a process that has loaded a pipeline
+START = 350e6  # bytes of a process that has loaded a pipeline
 FIXED = 45e6  # of small things that every restoration needs
 # bytes a voxel of what is worked on (its copies, the survey, what the network is told), by spatial dimensions
 WORK = {3: 120.0, 2: 85.0}
@@ -37,7 +37,7 @@ SURVEY, SURVEYED = 8e6, 55.0  # voxels that the survey of a scan on disk reads a
 AROUND = 12  # planes that it reads beside them
 LEAST = 8  # planes that it reads at least
 PLANES = 192**3  # voxels of a block of planes
-BLOCK = 75.0  # bytes a voxel of a block beside the network
+BLOCK = 38.0  # bytes a voxel of a block beside the network
 WORKING_ON_DISK, SAMPLING_ON_DISK = 12.0, 20.0  # bytes a voxel of a volume that is in work
 KEPT_ON_DISK, SAMPLE_ON_DISK = 16.0, 4.0  # bytes a voxel of all of a scan and its results
 MARGIN = 1.15  # of the estimate that there has to be
@@ -199,13 +199,17 @@ def on_disk(asked: Request) -> float:
     return one * math.prod(asked.volume) + (KEPT_ON_DISK + SAMPLE_ON_DISK * asked.samples) * math.prod(asked.shape)
 
 
-def room(memory: float | None) -> float | None:
-    """Bytes that this process may take beyond what it has; ``None`` when not known.
+def room(memory: float | None, begun: bool = True) -> float | None:
+    """Bytes that a process may take beyond what it has; ``None`` when not known.
 
     Args:
         memory: the limit that the user gives, in GB; ``None`` for what the machine has free.
+        begun: whether this process has loaded its pipeline; else one is asked about that has not started.
     """
-    return available_memory() if memory is None else memory * 1e9 - taken()
+    if memory is not None:
+        return memory * 1e9 - (taken() if begun else START)
+    free = available_memory()
+    return free if free is None or begun else free - START
 
 
 def taken() -> float:

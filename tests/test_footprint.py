@@ -1,0 +1,95 @@
+"""The way through a scan follows from the memory there is."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from medidiff import footprint
+from medidiff.config import RestoreOptions
+from medidiff.errors import ExitCode, OutOfMemory
+from medidiff.footprint import Network, Request
+
+GB = 1e9
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "way", "tile"),
+    [
+        (Request((192, 224, 192)), None, "whole", None),
+        (Request((192, 224, 192)), 16 * GB, "whole", None),
+        (Request((192, 224, 192)), 1.7 * GB, "tiles", 160),
+        (Request((192, 224, 192)), 0.9 * GB, "blocks", 160),
+        (Request((512, 512, 300)), 16 * GB, "tiles", 192),
+        (Request((512, 512, 300)), 4 * GB, "blocks", 192),
+        (Request((512, 512, 300), tile=128), 16 * GB, "tiles", 128),
+        (Request((512, 512, 300), tile=128), 4 * GB, "blocks", 128),
+        (Request((1024, 1024, 1024)), 4 * GB, "blocks", 192),
+        (Request((192, 224, 192, 40)), 3 * GB, "blocks", 192),
+        (Request((3000, 3000), Network(2)), 16 * GB, "whole", None),
+    ],
+)
+def test_the_quickest_way_that_fits_is_taken(asked: Request, limit: float, way: str, tile: int | None) -> None:
+    found = footprint.choose(asked, limit)
+    assert (found.way, found.tile) == (way, tile)
+    assert limit is None or found.memory < limit
+    assert (found.disk > 0) == (way == "blocks")
+    assert found.usual == (way == "whole" or (way == "tiles" and tile == 192))
+
+
+def test_what_lies_on_disk_stays_there() -> None:
+    assert footprint.choose(Request((64, 64, 64)), None, on_disk=True).way == "blocks"
+
+
+def test_each_way_is_smaller_than_the_one_before() -> None:
+    found = footprint.ways(Request((300, 300, 300), samples=4))
+    assert [one.way for one in found] == ["tiles"] * 4 + ["blocks"] * 4
+    for tiled in (found[:4], found[4:]):
+        sizes = [one.memory for one in tiled]
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_megavoxel_more_costs_the_same_everywhere() -> None:
+    """Blocks take no more memory for a longer scan; in memory it grows with the voxels."""
+    short, long = (Request((512, 512, n)) for n in (512, 1024))
+    assert footprint.in_blocks(short, 192) == pytest.approx(footprint.in_blocks(long, 192), rel=0.5)
+    assert footprint.in_memory(long, 192) == pytest.approx(2 * footprint.in_memory(short, 192), rel=0.05)
+    assert footprint.on_disk(long) == 2 * footprint.on_disk(short)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("denoise", "even in small tiles; "), ("superres", "superres cannot go through it in blocks on disk")],
+)
+def test_without_memory_it_is_told_before(task: str, words: str) -> None:
+    asked = Request((300, 300, 300), task=task, fine=(300, 300, 600) if task == "superres" else None)  # type: ignore[arg-type]
+    with pytest.raises(OutOfMemory, match=words) as caught:
+        footprint.choose(asked, 0.1 * GB)
+    assert caught.value.exit_code == ExitCode.MEMORY
+    assert re.match(r"A scan of 300 x 300 x 300 voxels needs \d.*GB of memory", str(caught.value))
+
+
+def test_the_network_of_a_gpu_takes_none_of_this_memory() -> None:
+    host, gpu = (Request((192, 192, 192), Network(on_host=on_host)) for on_host in (True, False))
+    assert footprint.in_memory(host, None) - footprint.in_memory(gpu, None) > 0.5 * GB
+
+
+def test_shapes_of_what_is_made() -> None:
+    assert footprint.fine_shape((256, 256, 40), (1.0, 1.0, 3.0), RestoreOptions()) == (256, 256, 120)
+    assert footprint.fine_shape((10, 10, 1), (1.0, 1.0, 5.0), RestoreOptions(factor=2)) == (20, 20, 1)
+    assert footprint.fine_shape((10, 10, 10), (1.0, 1.0, 2.0), RestoreOptions(spacing=(0.5, 1.0, 1.0))) == (20, 10, 20)
+    hole = np.zeros((200, 90, 30), dtype=np.bool_)
+    hole[100:110, 40:50, 3] = True
+    assert footprint.around(hole) == (74, 74, 30)
+
+
+def test_room_is_what_the_user_gives_less_what_is_taken() -> None:
+    taken = footprint.taken()
+    assert 10e6 < taken < 100 * GB
+    assert footprint.room(1000.0) == pytest.approx(1000 * GB - taken, rel=0.01)
+    assert footprint.room(1000.0, begun=False) == 1000 * GB - footprint.START
+    free = footprint.room(None)
+    assert free is None or 0 < free < math.inf
