@@ -23,7 +23,7 @@ from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume
 LABELS = 1002
 NOT_SCANS = {LABELS: "a label map", 1005: "a label map", 1006: "a displacement field", 1007: "a vector field"}
 TEXTS = {"aux_file", "data_type", "db_name"}
-GZIP_LEVEL = 6
+GZIP_LEVEL = 1  # as nibabel: a third of the time that 6 takes, for files 4 % larger
 CT_AIR = (-3100.0, -900.0)  # the range in which the smallest value of a CT in HU lies
 CT_TISSUE = 200.0  # HU that bone or contrast in a CT exceeds
 
