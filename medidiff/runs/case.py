@@ -135,10 +135,10 @@ def new_labels() -> dict[str, str]:
 
 
 def refuse_irregular(scan: Scan, config: RunConfig) -> None:
-    """Stop before slices of which the neighbours are not known would be made finer.
+    """Stop before slices would be made finer of which the neighbours are not known, or for which there is no place.
 
     Raises:
-        ScanError: the series is not a regular volume, with the reason.
+        ScanError: the series is not a regular volume, or new slices could not be written, with the reason.
     """
     reasons = unique(volume.irregular for volume in scan.volumes if volume.irregular)
     if config.task == "superres" and reasons:
@@ -147,6 +147,8 @@ def refuse_irregular(scan: Scan, config: RunConfig) -> None:
             f"{scan.ref.path} is not a regular volume ({'; '.join(reasons)}), so its voxels cannot be made finer; "
             f"{'fill the gap with medidiff inpaint' if gaps else 'resample it to a regular grid'} first."
         )
+    if config.task == "superres" and "dicom" in config.kinds(scan.ref.kind):
+        scans.check_finer(scan)
 
 
 def restore_volumes(

@@ -28,6 +28,7 @@ __all__ = [
     "Skipped",
     "Volume",
     "as_nifti",
+    "check_finer",
     "layout",
     "lost_in_nifti",
     "mask_hash",
@@ -211,6 +212,18 @@ def as_nifti(scan: Scan) -> tuple[tuple[Volume, ...], ...]:
     from medidiff.scans import convert
 
     return convert.as_nifti(scan)
+
+
+def check_finer(scan: Scan) -> None:
+    """See, before anything is restored, whether a result with more slices could be written in the scan's own format.
+
+    Raises:
+        ScanError: it could not: multi-frame DICOM whose dimensions have no place for new slices.
+    """
+    if scan.ref.kind == "dicom":
+        from medidiff.scans import dicom_dimensions
+
+        dicom_dimensions.check_finer(scan.source.stacks)
 
 
 def read_mask(path: Path, scan: Scan) -> Mask:

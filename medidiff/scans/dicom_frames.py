@@ -102,6 +102,7 @@ def _frame(header: Header, dataset: Dataset, groups: Groups, index: int) -> Head
         bundle=header.bundle or ("" if alone else header.sop_uid),
         in_stack=None if in_stack is None else int(in_stack),
         indices=indices(content),
+        positional=_positional(dataset, len(indices(content))),
     )
 
 
@@ -110,21 +111,20 @@ def _facts(dataset: Dataset, groups: Groups, index: int) -> dict[str, tuple[Any,
     directions = diffusion.get("DiffusionGradientDirectionSequence") or [Dataset()]
     gradient = vector(directions[0], "DiffusionGradientOrientation", 3) or ()
     content = groups.of(index, "FrameContentSequence")
+    own = indices(content)
+    others = tuple(value for value, place in zip(own, _positional(dataset, len(own)), strict=True) if not place)
     facts: dict[str, tuple[Any, ...]] = {"b": optional(number(diffusion, "DiffusionBValue"))}
     facts |= {"gradient": (*gradient, text(diffusion, "DiffusionDirectionality"))}
     facts |= {name: optional(number(groups.of(index, group), key)) for name, (group, key) in FACTS.items()}
     facts |= {"frame time": (text(content, "FrameReferenceDateTime"),)}
-    facts |= {"time": (text(content, "FrameAcquisitionDateTime"),), "dimension": _dimensions(dataset, content)}
+    facts |= {"time": (text(content, "FrameAcquisitionDateTime"),), "dimension": others}
     return facts | {"echo": (), "stack": (text(content, "StackID"),)}
 
 
-def _dimensions(dataset: Dataset, content: Dataset) -> tuple[int, ...]:
-    """Where a frame lies along the object's dimensions other than space."""
+def _positional(dataset: Dataset, count: int) -> tuple[bool, ...]:
+    """Which of an object's dimensions are places in space; all may be, where it does not say what they are."""
     pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
-    values = indices(content)
-    if len(values) != len(pointers):
-        return ()
-    return tuple(value for pointer, value in zip(pointers, values, strict=True) if pointer not in POSITIONAL)
+    return tuple(pointer in POSITIONAL for pointer in pointers) if len(pointers) == count else (True,) * count
 
 
 def indices(content: Dataset) -> tuple[int, ...]:

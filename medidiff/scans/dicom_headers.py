@@ -79,7 +79,8 @@ class Header:
     ``slice_thickness`` and ``location`` are SliceThickness and SliceLocation, None where there is no sensible value;
     ``slope`` is RescaleSlope, 1 where there is none. ``frame`` counts from 0 and is None for a single-frame object.
     ``frames`` is how many the file holds, ``file_instance`` the InstanceNumber of the file. Frames of different
-    ``bundle`` never form one volume. ``in_stack`` and ``indices`` are InStackPositionNumber and DimensionIndexValues.
+    ``bundle`` never form one volume. ``in_stack`` and ``indices`` are InStackPositionNumber and DimensionIndexValues;
+    ``positional`` tells of each index whether it may count places.
     """
 
     path: Path
@@ -109,6 +110,7 @@ class Header:
     file_instance: int | None = None
     in_stack: int | None = None
     indices: tuple[int, ...] = ()
+    positional: tuple[bool, ...] = ()
 
     @property
     def key(self) -> tuple[Path, int]:

@@ -19,8 +19,8 @@ from pydicom.uid import UID
 from pydicom.valuerep import format_number_as_ds
 
 from medidiff.errors import ScanError
-from medidiff.scans import dicom_files, dicom_pixels
-from medidiff.scans.dicom_frames import FRAME_TYPES, PER_FRAME, POSITIONAL, Groups
+from medidiff.scans import dicom_dimensions, dicom_files, dicom_pixels
+from medidiff.scans.dicom_frames import FRAME_TYPES, PER_FRAME, Groups
 from medidiff.scans.dicom_grid import Image, Place
 from medidiff.scans.dicom_headers import Header
 from medidiff.scans.dicom_labels import (
@@ -85,14 +85,12 @@ def derived(images: TypingSequence[Image], labels: SeriesLabels, number: int, re
 
 
 def _check(images: TypingSequence[Image]) -> None:
-    """Refuse what cannot be one object: frames of different size, or a part of a larger object."""
-    header = images[0].header
-    if header.bundle not in ("", header.sop_uid):
-        raise ScanError(f"{header.path} is part of a concatenation, whose slices cannot be changed in number.")
+    """Refuse frames that cannot be one object."""
+    dicom_dimensions.check([(image.header, _indices(image)) for image in images])
     if len({image.values.shape for image in images}) > 1:
         raise ScanError(
-            f"{header.path} holds stacks whose results differ in rows or columns, which one multi-frame object "
-            "cannot; convert it to NIfTI first."
+            f"{images[0].header.path} holds stacks whose results differ in rows or columns, which one multi-frame "
+            "object cannot; convert it to NIfTI first."
         )
 
 
@@ -189,51 +187,20 @@ def _remove(holder: Dataset, keywords: TypingSequence[str]) -> None:
 
 
 def _index(dataset: Dataset, items: TypingSequence[Dataset], images: TypingSequence[Image], renamed: Renamed) -> None:
-    """Number the frames anew along the dimensions that run with the slices.
-
-    Raises:
-        ScanError: two frames would have the same place in the dimensions.
-    """
-    pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
-    taken = set()
+    """Number the frames anew along the dimensions that run with the slices."""
     for item, image in zip(items, images, strict=True):
         content = _of_its_own(item, Dataset(), "FrameContentSequence")
-        at, step = image.index, image.depth
         if image.header.in_stack is not None:
-            numbers = [header.in_stack or 0 for header in image.stack.images]
-            content.InStackPositionNumber = step - at if numbers[0] > numbers[-1] else at + 1
+            content.InStackPositionNumber = dicom_dimensions.in_stack(image.stack, image.index, image.depth)
         if image.header.indices:
-            new = _indices(image, pointers)
-            taken.add(new)
-            content.DimensionIndexValues = list(new)
-    distinct = len({image.header.indices for image in images}) == len({image.header.key for image in images})
-    if taken and distinct and len(taken) < len(items):
-        raise ScanError(
-            f"{images[0].header.path} counts its frames along dimensions in which new slices have no place; "
-            "convert it to NIfTI first."
-        )
+            content.DimensionIndexValues = list(_indices(image))
     for holder in (*dataset.get("DimensionOrganizationSequence", []), *dataset.get("DimensionIndexSequence", [])):
         if holder.get("DimensionOrganizationUID"):
             holder.DimensionOrganizationUID = renamed(str(holder.DimensionOrganizationUID))
 
 
-def _indices(image: Image, pointers: TypingSequence[Any]) -> tuple[int, ...]:
-    """DimensionIndexValues of a frame: where they ran with the slices, they run with the new ones."""
-    own = image.header.indices
-    known = len(pointers) == len(own)
-    columns = [[header.indices[n : n + 1] for header in image.stack.images] for n in range(len(own))]
-    new = []
-    for n, value in enumerate(own):
-        column = [part[0] for part in columns[n] if part]
-        steps = np.diff(column)
-        runs = len(column) > 1 and bool((steps > 0).all() or (steps < 0).all())
-        if not runs or (known and pointers[n] not in POSITIONAL):
-            new.append(value)
-            continue
-        rank = image.depth - 1 - image.index if steps[0] < 0 else image.index
-        before = (min(column) - 1) * image.depth / len(column)  # those of stacks before this one
-        new.append(round(before) + 1 + rank)
-    return tuple(new)
+def _indices(image: Image) -> tuple[int, ...]:
+    return dicom_dimensions.indices(image.header, image.stack, image.index, image.depth)
 
 
 def _derive(

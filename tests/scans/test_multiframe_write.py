@@ -19,7 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import RLELossless
 
 from medidiff.errors import ScanError
-from medidiff.scans import read, read_mask, write, write_map
+from medidiff.scans import check_finer, read, read_mask, write, write_map
 from medidiff.scans.compare import difference
 from medidiff.scans.discover import find_scans
 from medidiff.scans.volume import Derivation, Scan
@@ -196,6 +196,8 @@ def test_concatenations_keep_their_parts(tmp_path, derivation):
     assert len({ds.ConcatenationUID for ds in out} | {"1.2.3.4"}) == 2
     assert len({ds.SOPInstanceUIDOfConcatenationSource for ds in out} | {"1.2.3.5"}) == 2
     with pytest.raises(ScanError, match="part of a concatenation"):
+        check_finer(scan_of(tmp_path / "in"))
+    with pytest.raises(ScanError, match="part of a concatenation"):
         refine(scan_of(tmp_path / "in"), (1, 1, 2), tmp_path / "fine", derivation)
 
 
@@ -205,6 +207,7 @@ def test_finer_slices_have_places_in_space_and_in_the_dimensions(tmp_path, deriv
     frames = [*stack(3, step=step, time=1), *stack(3, step=step, time=2)]
     made = save(enhanced(frames, noise(6), shared=shared, SpacingBetweenSlices=2), tmp_path / "in" / "a.dcm")
     scan = scan_of(tmp_path / "in")
+    check_finer(scan)
     (out,), arrays, affines = refine(scan, (2, 1, 2), tmp_path / "out", derivation)
     assert (out.NumberOfFrames, out.Rows, out.Columns, out.SpacingBetweenSlices) == (12, 6, 8, 1)
     assert [content.InStackPositionNumber for content in contents(out)] == [1, 2, 3, 4, 5, 6] * 2
@@ -257,6 +260,8 @@ def test_stacks_after_each_other_are_numbered_on(tmp_path, derivation):
 def test_dimensions_without_a_place_for_new_slices_are_refused(tmp_path, derivation):
     frames = stack(3, time=lambda k: k + 1)
     save(enhanced(frames, noise(3), dimensions=("StackID", "TemporalPositionIndex")), tmp_path / "in" / "a.dcm")
+    with pytest.raises(ScanError, match="dimensions in which new slices have no place"):
+        check_finer(scan_of(tmp_path / "in"))
     with pytest.raises(ScanError, match="dimensions in which new slices have no place"):
         refine(scan_of(tmp_path / "in"), (1, 1, 2), tmp_path / "out", derivation)
     assert not (tmp_path / "out").exists()
