@@ -33,7 +33,8 @@ KEPT = 14.0  # bytes a voxel of further volumes in the same file
 SAMPLE = 25.0  # bytes a voxel for each sample but the first
 NETWORK = {3: 2.6, 2: 6.2}  # bytes a voxel of a window, for each channel of the finest level
 CONTEXT = 32  # voxels around a hole
-SURVEY, SURVEYED = 8e6, 55.0  # voxels that the survey of a scan on disk reads at once, and bytes for each
+SURVEY, SURVEYED = 8e6, 55.0  # voxels that the survey of a scan on disk looks at at once, and bytes for each
+BESIDE = 25.0  # bytes for each that it reads beside them
 AROUND = 12  # planes that it reads beside them
 LEAST = 8  # planes that it reads at least
 PLANES = 192**3  # voxels of a block of planes
@@ -187,10 +188,11 @@ def in_memory(asked: Request, tile: int | None) -> float:
 def in_blocks(asked: Request, tile: int) -> float:
     """Bytes that a restoration in blocks on disk takes; the survey comes first, so the larger of the two counts."""
     voxels, plane = math.prod(asked.volume), math.prod(asked.volume[1:])
-    slab = min(voxels, max(SURVEY, LEAST * plane) + AROUND * plane)
+    slab = min(voxels, max(SURVEY, LEAST * plane))
+    surveyed = SURVEYED * slab + BESIDE * min(voxels - slab, AROUND * plane)
     window = math.prod(_window(asked.volume, tile, asked))
     count = window if asked.network.spatial_dims == 3 else min(voxels, PLANES)
-    return FIXED + max(SURVEYED * slab, BLOCK * count + _network(asked, tile))
+    return FIXED + max(surveyed, BLOCK * count + _network(asked, tile))
 
 
 def on_disk(asked: Request) -> float:

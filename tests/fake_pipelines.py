@@ -46,7 +46,7 @@ def make_bundle(folder: Path, weights: bytes = b"weights", tasks: tuple[str, ...
         "tasks": tasks,
         "modalities": ["MR"],
         "licence": "CC0-1.0",
-        "network": {"channels": 1},
+        "network": {"channels": [1]},
         "halo": 0,
         "weights": {"file": "model", "sha256": hashlib.sha256(weights).hexdigest()},
         **changes,

@@ -1,4 +1,4 @@
-"""``--dry-run``: print the plan and how long it takes; nothing but headers and hashes is read, nothing written."""
+"""``--dry-run``: print the plan, and what time and memory it takes; headers and hashes are read, nothing is written."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ ACTIONS = {"todo": "restore", "done": "skip", "refused": "refuse"}
 def show(config: RunConfig, *, as_json: bool) -> None:
     """Print what a run with these settings would do."""
     plan = make_plan(config)
-    estimate = expected(plan, config)
+    estimate, memory = expected(plan, config), forecast(plan, config)
     if as_json:
-        show_json(tree(plan) | {"seconds": None if estimate is None else round(estimate.seconds, 1)})
+        show_json(tree(plan, memory) | {"seconds": None if estimate is None else round(estimate.seconds, 1)})
         return
     able = " or ".join(f"{info.name} {info.version}" for info in plan.pipelines)
     click.echo(f"pipeline {able}, output {plan.folder}")
     for case in plan.cases:
         click.echo(line(case))
+        if case in memory:
+            click.echo(f"{'':9}  {memory[case][0]}")
     for left_out in plan.skipped:
         click.echo(f"leave out  {left_out.path}: {left_out.reason}")
     if estimate is not None:
@@ -43,13 +45,24 @@ def expected(plan: Plan, config: RunConfig) -> Estimate | None:
     return estimate.of_plan(plan, config)
 
 
+def forecast(plan: Plan, config: RunConfig) -> dict[PlannedCase, tuple[str, dict[str, object]]]:
+    """The memory of each case that is to be restored: as a clause, and for programs."""
+    todo = [case for case in plan.cases if case.state == "todo"]
+    if not todo:
+        return {}
+    from medidiff.runs import forecast as forecasts
+
+    found = {case: forecasts.of_case(case.ref, config, plan.pipelines) for case in todo}
+    return {case: (forecasts.told(each), forecasts.as_json(each)) for case, each in found.items()}
+
+
 def line(case: PlannedCase) -> str:
     """One line on a case."""
     why = f"  ({case.reason})" if case.reason else ""
     return f"{ACTIONS[case.state]:9}  {case.ref.path} -> {case.names.restored}{why}"
 
 
-def tree(plan: Plan) -> dict[str, Any]:
+def tree(plan: Plan, memory: dict[PlannedCase, tuple[str, dict[str, object]]]) -> dict[str, Any]:
     """The plan as JSON."""
     return {
         "dry_run": True,
@@ -62,6 +75,7 @@ def tree(plan: Plan) -> dict[str, Any]:
                 "action": ACTIONS[case.state],
                 "reason": case.reason,
                 "outputs": {"restored": str(case.names.restored), "sidecar": str(case.names.sidecar)},
+                "memory": memory[case][1] if case in memory else None,
             }
             for case in plan.cases
         ],

@@ -276,7 +276,14 @@ def test_dry_run_shows_the_plan_and_writes_nothing(folder: Path, tmp_path: Path,
     assert f"{folder / 'a.nii.gz'} -> {out / 'a_denoised.nii.gz'}" in shown
     assert "notes.txt: not a NIfTI or DICOM file" in shown
     assert "2 to restore, 0 done already" in shown
+    assert shown.count("about 0.4 GB of memory") == 2
     assert not out.exists()
+
+
+def test_dry_run_tells_where_the_memory_is_not_enough(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert denoise(folder, "-o", tmp_path / "out", "--dry-run", "--json", "--memory", "0.01") == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert [case["memory"] for case in tree["cases"]] == [{"problem": "it needs more memory than there is"}] * 2
 
 
 def test_dry_run_as_json(folder: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -286,6 +293,8 @@ def test_dry_run_as_json(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     assert denoise(folder, "-o", out, "--dry-run", "--json") == 0
     tree = json.loads(capsys.readouterr().out)
     assert [case["action"] for case in tree["cases"]] == ["skip", "restore"]
+    assert tree["cases"][0]["memory"] is None
+    assert tree["cases"][1]["memory"]["way"] == "whole"
     assert tree["cases"][1]["outputs"]["restored"] == str(out / "b c_denoised.nii.gz")
     assert tree["pipelines"] == [{"name": "fake", "version": "1.2.3"}]
 
