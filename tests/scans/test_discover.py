@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.fileset import FileSet
 
 from medidiff.errors import ScanError, UsageError
 from medidiff.scans import open_scan, read
@@ -55,11 +56,10 @@ def test_colliding_names_become_distinct(tmp_path):
     assert len(find_scans([tmp_path / "b", tmp_path / "b" / "t1.nii.gz"]).cases) == 2, "one file twice is one case"
 
 
-def test_links_are_followed_and_loops_end(tmp_path):
+def test_links_within_the_input_are_followed_and_loops_end(tmp_path):
     folder = tmp_path / "in"
-    save_nifti(tmp_path / "elsewhere" / "t1.nii.gz")
-    folder.mkdir()
-    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    save_nifti(folder / "z" / "elsewhere" / "t1.nii.gz")
+    (folder / "linked").symlink_to(folder / "z" / "elsewhere")
     (folder / "loop").symlink_to(folder)
     (folder / "gone.dcm").symlink_to(tmp_path / "gone")
     found = find_scans([folder])
@@ -133,6 +133,23 @@ def test_series_are_told_apart_by_uid_and_joined_over_folders(tmp_path, save_ser
     assert cases[0].path == tmp_path
     assert cases[1].path == tmp_path / "a" / "deep"
     assert cases[1].relative.parent == Path("a/deep")
+
+
+def test_a_disc_is_walked_and_its_index_left_out(tmp_path, make_image):
+    disc = FileSet()
+    for n in range(6):
+        more = {"series": f"1.2.{n // 2 + 3}", "PatientID": f"P{n // 4}", "study": f"1.2.{n // 4 + 7}"}
+        ds = make_image((0, 0, 2 * n), np.full((6, 4), n, dtype=np.int16), instance=n + 1, StudyID="1", **more)
+        ds.AccessionNumber = ""
+        disc.add(ds)
+    disc.write(tmp_path)
+    found = find_scans([tmp_path])
+    assert [(skipped.path.name, skipped.reason) for skipped in found.skipped] == [
+        ("DICOMDIR", "a DICOMDIR (an index of a disc), not an image")
+    ]
+    assert sorted((case.series_uid, len(case.files)) for case in found.cases) == [(f"1.2.{n}", 2) for n in (3, 4, 5)]
+    assert len({case.relative for case in found.cases}) == 3
+    assert [read(case).volumes[0].array.shape for case in found.cases] == [(4, 6, 2)] * 3
 
 
 def test_output_series_number_is_unused_in_the_study(tmp_path, save_series):
