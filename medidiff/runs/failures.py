@@ -16,9 +16,7 @@ def classified(error: BaseException) -> BaseException:
     if is_out_of_memory(error):
         return _chained(OutOfMemory("out of memory"), error)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        full = CannotWrite(f"The result cannot be written: {DISK_ERRORS[error.errno]}.")
-        full.everywhere = True
-        return _chained(full, error)
+        return _chained(CannotWrite(f"The result cannot be written: {DISK_ERRORS[error.errno]}."), error)
     return error
 
 
