@@ -217,6 +217,11 @@ def forget(run: str) -> None:
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by Dask in a worker of a local cluster: Ctrl-C is for the client, which tells the workers."""
+    """Called by Dask in a worker of a local cluster: Ctrl-C and SIGTERM are for the client, which tells the workers.
+
+    They reach all processes of a command; the client then records what the workers were about to hand over. When the
+    client is gone, or ends them, Dask does it without these signals.
+    """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
