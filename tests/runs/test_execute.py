@@ -556,9 +556,9 @@ def test_kill_leaves_whole_files_and_resumes(scan: Write, tmp_path: Path) -> Non
     assert tree["status"] == "running"
     assert tree["finished"] is None
     assert "a_denoised.nii.gz" in {case["outputs"]["restored"] for case in tree["cases"]}
-    for image in out.glob("*.nii.gz"):
+    for image in out.glob("[!.]*.nii.gz"):
         nib.load(image).get_fdata()
-    done = {path.name for path in out.glob("*.json")} - {"run.json"}
+    done = {path.name for path in out.glob("[!.]*.json")} - {"run.json"}
     finished = subprocess.run(command, env={**environment, "FAKE_SECONDS": "0"}, capture_output=True, check=False)
     assert finished.returncode == 0, finished.stderr
     statuses = [case["status"] for case in record(out)["cases"]]
