@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +95,41 @@ def refuse_beyond_memory(path: Path, needed: int) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that this process can still get; ``None`` where the system does not tell."""
+    """Bytes of memory that this process can still get; ``None`` where the system does not tell.
+
+    In a container, or in a job of a batch system, that is what their limit leaves.
+    """
+    known = [left for left in (_free_memory(), *_left_in_groups()) if left is not None]
+    return min(known, default=None)
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What the memory limits of the control groups that this process is in leave; Linux alone has such."""
+    try:
+        lines = own.read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _, kinds, name = line.split(":", 2)
+        if kinds not in ("", "memory"):
+            continue
+        top, limit, used = (
+            (root, "memory.max", "memory.current")
+            if kinds == ""
+            else (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        inner = top / name.lstrip("/")
+        for group in (inner, *(each for each in inner.parents if each.is_relative_to(top))):
+            with suppress(OSError, ValueError):  # no limit is the word max, and in the older version a huge number
+                most = int((group / limit).read_text(encoding="ascii"))
+                counts = (group / "memory.stat").read_text(encoding="ascii")
+                cache = re.search(r"^inactive_file (\d+)$", counts, re.MULTILINE)  # is given back when it is asked for
+                taken = int((group / used).read_text(encoding="ascii")) - (int(cache[1]) if cache else 0)
+                yield max(most - taken, 0)
+
+
+def _free_memory() -> int | None:
+    """Bytes of memory that the machine has free; ``None`` where it does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
