@@ -64,6 +64,17 @@ class Bundle:
         return int(self.settings["network"].get("spatial_dims", 3))
 
     @property
+    def halo(self) -> int:
+        """Voxels of context that tiles need.
+
+        Raises:
+            PipelineError: the metadata do not say.
+        """
+        if "halo" not in self.settings:
+            raise PipelineError(f"{self.path / METADATA} is not the metadata of a medidiff bundle (halo is missing).")
+        return int(self.settings["halo"])
+
+    @property
     def anisotropy(self) -> float | None:
         """Largest ratio of voxel edges among the training scans; ``None`` when not known."""
         limits = self.settings.get("trained_on", {}).get("anisotropy")
@@ -144,7 +155,7 @@ class Bundle:
         return Engine(
             network,
             device,
-            int(self.settings["halo"]),
+            self.halo,
             tile,
             batch,
             noise_range=None if limits is None else (float(limits[0]), float(limits[1])),

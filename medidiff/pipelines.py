@@ -242,7 +242,7 @@ class Pipeline(Restorer):
             names = ", ".join(info.name for info in able)
             raise PipelineError(f"auto may mean {names}; name one of them, or let medidiff.load choose for each scan.")
         bundle = bundles.read(able[0].path)
-        halo = int(bundle.settings["halo"])
+        halo = bundle.halo
         if compute.tile is not None and compute.tile <= 2 * halo:
             raise UsageError(
                 f"--tile {compute.tile} is too small: pipeline {bundle.name} needs more than {2 * halo} voxels,"

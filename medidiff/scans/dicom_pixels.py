@@ -81,6 +81,11 @@ class Reader:
         return self._dataset, self._frames[header.frame or 0].astype(np.int64)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a decoder that is written in Rust gave up on damaged data, which is no `Exception` in Python."""
+    return type(error).__name__ == "PanicException"
+
+
 def decode(dataset: Dataset, path: Path) -> NDArray[np.integer[Any]]:
     """Stored values of a grey-scale object, shape (frames, rows, columns).
 
@@ -92,7 +97,9 @@ def decode(dataset: Dataset, path: Path) -> NDArray[np.integer[Any]]:
             dataset.file_meta.TransferSyntaxUID = _found_syntax(dataset)
         pixels = np.asarray(dataset.pixel_array)
         aligned = int(dataset.HighBit) + 1 == int(dataset.BitsStored)
-    except Exception as error:  # decoders raise many kinds
+    except BaseException as error:  # decoders raise many kinds
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         syntax = getattr(dataset.file_meta.get("TransferSyntaxUID", None), "name", "unknown transfer syntax")
         raise ScanError(f"{path} has pixel data that cannot be decoded ({syntax}); check the file.") from error
     if not aligned:

@@ -191,6 +191,7 @@ def _segmentation(file: Path) -> _Grid:
     import highdicom as hd
 
     from medidiff.scans.dicom_headers import looks_like_dicom, quiet
+    from medidiff.scans.dicom_pixels import is_panic
     from medidiff.scans.dicom_stacks import LPS_TO_RAS
 
     with file.open("rb") as handle:
@@ -207,7 +208,9 @@ def _segmentation(file: Path) -> _Grid:
             volume = segments.get_volume(skip_overlap_checks=True, **how)
     except MemoryError:
         raise
-    except Exception as error:  # pydicom and highdicom raise many kinds
+    except BaseException as error:  # pydicom and highdicom raise many kinds
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         reason = type(error).__name__
         raise ScanError(f"The mask {file} is not a DICOM segmentation with a regular geometry ({reason}).") from error
     marked = volume.array != 0

@@ -189,16 +189,14 @@ class _Level(_Shape):
 
 
 class _Settings(_Shape):
-    tasks: Annotated[list[Task], Field(min_length=1)]
+    tasks: Annotated[list[Text], Field(min_length=1)]  # a later version may have more of them
     modalities: list[Text] = Field(default_factory=list)
     licence: Text = ""
     network: _Network
-    halo: Annotated[int, Field(strict=True, ge=0, le=512)]
+    halo: Annotated[int, Field(strict=True, ge=0, le=512)] = 0
     weights: _Weights
     trained_on: _TrainedOn = _TrainedOn()
-    calibration: dict[Task, dict[Annotated[str, Field(pattern=r"^[0-9]+([.][0-9]+)?$")], _Level]] = Field(
-        default_factory=dict
-    )
+    calibration: dict[Text, dict[Annotated[str, Field(pattern=DECIMAL)], _Level]] = Field(default_factory=dict)
     finetuned: list[dict[str, Any]] = Field(default_factory=list)
 
 
