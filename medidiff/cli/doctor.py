@@ -20,19 +20,27 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``exit_code`` is what the command returns when it is not ``ok``."""
+    """One line of the report.
+
+    ``exit_code`` is what the command returns when it is not ``ok``; ``number`` and ``unit`` are those of a measurement.
+    """
 
     name: str
     value: str
     ok: bool = True
     exit_code: int = 0
+    number: float | None = None
+    unit: str = ""
 
 
 @click.command("doctor")
+@click.option("--bench", is_flag=True, help="Measure the speed of this machine as well; takes less than a minute.")
 @as_json
-def command(as_json: bool) -> int:
+def command(as_json: bool, bench: bool) -> int:
     """Check the installation: packages, device, pipelines byte by byte, memory, disk."""
     findings = list(examine())
+    if bench and not any(finding.exit_code for finding in findings if not finding.ok):
+        findings += speed()
     if as_json:
         show_json([asdict(finding) for finding in findings])
     else:
@@ -56,6 +64,14 @@ def examine() -> Iterator[Finding]:
     yield memory()
     yield temporary()
     yield disk(Path.cwd())
+
+
+def speed() -> Iterator[Finding]:
+    """What the short benchmark measures."""
+    from medidiff.runs import bench
+
+    for figure in bench.short():
+        yield Finding(figure.name, figure.text, number=figure.number, unit=figure.unit)
 
 
 def devices() -> Iterator[Finding]:

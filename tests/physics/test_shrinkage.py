@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft
 
+from medidiff.physics import shrinkage
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.shrinkage import THRESHOLD, block_shape, dct_matrix, shrink
 
@@ -95,6 +96,21 @@ def test_batch_is_single_images():
     for i in range(3):
         for a, b in zip(together, shrink(batch[i]), strict=True):
             torch.testing.assert_close(a[i], b)
+
+
+def test_same_bits_with_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(shrinkage, "_TOGETHER", 100)  # layers of one block
+    image, before = 3 * noise(40, 30, 20), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(shrink(image))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for single, several in zip(*results, strict=True):
+        assert torch.equal(single, several)
 
 
 def test_plane_is_the_same_in_two_and_in_three_dimensions():
