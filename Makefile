@@ -21,7 +21,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.checks: $(VENV)/.runtime
-	$(PIP) --editable '.[train,test,dev]'
+	$(PIP) --editable '.[train,cluster,test,dev]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.runtime
@@ -29,7 +29,7 @@ $(VENV)/.docs: $(VENV)/.runtime
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.runtime
-	$(PIP) --editable '.[baselines]'
+	$(PIP) --editable '.[baselines,cluster]'
 	@touch $@
 
 demo: $(VENV)/.runtime  ## denoise, refine and fill the shipped sample scans into demo_output/ and draw before and after
