@@ -3,7 +3,6 @@
     python -m benchmarks.fuzz                               10,000 inputs, about half an hour of one core
     python -m benchmarks.fuzz --inputs 200 --kind DICOM     fewer
     python -m benchmarks.fuzz --only DICOM:1234             one of them again, with its traceback
-    python -m benchmarks.fuzz --atheris NIfTI --seconds 300 guided by coverage, where atheris is installed
 
 Everything follows from the seed. The inputs run in a process of their own with limits on its memory and on the
 processor time of an input, so that one that kills it or hangs is found too; the process is then started again.
@@ -47,10 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.worker:
         work(options)
-    elif options.atheris:
-        from benchmarks import fuzz_atheris
-
-        fuzz_atheris.run(options.atheris, options.seconds, options.seed)
     elif options.only:
         kind, index = options.only.split(":")
         again(kind, int(index), options.seed)
@@ -64,8 +59,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kind", action="append", help="only these kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="KIND:INDEX", help="one input, with its traceback")
-    parser.add_argument("--atheris", metavar="KIND", help="guided by coverage")
-    parser.add_argument("--seconds", type=int, default=300, help="how long atheris runs (default: 300)")
     parser.add_argument("--fixed", type=int, default=0, help="crashes found by earlier runs and mended since, to print")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     for name in ("--worker", "--start", "--stop"):
