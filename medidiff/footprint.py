@@ -22,6 +22,7 @@ from medidiff.scans.limits import available_memory
 Way = Literal["whole", "tiles", "blocks"]
 WHOLE = 224**3  # voxels that need no tiles
 USUAL = 192  # edge of a window where there is memory enough
+LARGE = 224  # edge of a block where there is memory enough: the larger, the less is read twice
 TILES = (USUAL, 160, 128, 96)  # edges of windows, the largest that fits is taken
 START = 350e6  # bytes of a process that has loaded a pipeline
 FIXED = 45e6  # of small things that every restoration needs
@@ -38,7 +39,9 @@ BESIDE = 25.0  # bytes for each that it reads beside them
 AROUND = 12  # planes that it reads beside them
 LEAST = 8  # planes that it reads at least
 PLANES = 192**3  # voxels of a block of planes
-BLOCK = 38.0  # bytes a voxel of a block beside the network
+BLOCK = 167.0  # bytes a voxel of a block's window beside the network
+READ = 11.0  # bytes a voxel of what is read of a file, or written, at once
+SLAB = 64e6  # voxels that are
 WORKING_ON_DISK, SAMPLING_ON_DISK = 12.0, 20.0  # bytes a voxel of a volume that is in work
 KEPT_ON_DISK, SAMPLE_ON_DISK = 16.0, 4.0  # bytes a voxel of all of a scan and its results
 MARGIN = 1.15  # of the estimate that there has to be
@@ -131,7 +134,8 @@ def ways(asked: Request) -> list[Footprint]:
     edges = tuple(edge for edge in edges if edge > 2 * asked.network.halo + 8) or edges[-1:]
     found += [Footprint("tiles", edge, in_memory(asked, edge)) for edge in edges if edge < max(work) or asked.tile]
     if asked.task == "denoise":
-        found += [Footprint("blocks", edge, in_blocks(asked, edge), on_disk(asked)) for edge in edges]
+        large = (LARGE,) if asked.tile is None and max(work) > LARGE else ()
+        found += [Footprint("blocks", edge, in_blocks(asked, edge), on_disk(asked)) for edge in (*large, *edges)]
     return found
 
 
@@ -190,9 +194,10 @@ def in_blocks(asked: Request, tile: int) -> float:
     voxels, plane = math.prod(asked.volume), math.prod(asked.volume[1:])
     slab = min(voxels, max(SURVEY, LEAST * plane))
     surveyed = SURVEYED * slab + BESIDE * min(voxels - slab, AROUND * plane)
-    window = math.prod(_window(asked.volume, tile, asked))
+    window = math.prod(_widest(n, tile, asked.network.halo) for n in _window(asked.volume, None, asked))
+    network = NETWORK[asked.network.spatial_dims] * asked.network.channels if asked.network.on_host else 0.0
     count = window if asked.network.spatial_dims == 3 else min(voxels, PLANES)
-    return FIXED + max(surveyed, BLOCK * count + _network(asked, tile))
+    return FIXED + max(surveyed, BLOCK * count + network * window, READ * min(voxels, SLAB))
 
 
 def on_disk(asked: Request) -> float:
@@ -227,6 +232,16 @@ def _window(shape: Sequence[int], tile: int | None, asked: Request) -> tuple[int
     """The largest window that the network sees."""
     sizes = sorted(shape)[-asked.network.spatial_dims :]
     return tuple(sizes if tile is None else [min(n, tile) for n in sizes])
+
+
+def _widest(size: int, tile: int, halo: int, stride: int = 8) -> int:
+    """The widest window along an axis that is cut evenly; see ``tiles.plan``."""
+    if size <= tile:
+        return size
+    halo, two = math.ceil(halo / stride) * stride, size <= 2 * (tile - halo)
+    core = size // 2 if two else tile - 2 * halo
+    core = math.ceil(size / math.ceil(size / core) / stride) * stride
+    return core + (halo if two else 2 * halo)
 
 
 def _network(asked: Request, tile: int | None) -> float:

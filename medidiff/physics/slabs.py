@@ -91,7 +91,7 @@ class Slabs:
         first, *rest = box
         starts = range(first.start, first.stop, self.edge or max(self.shape[0], 1))
         read = (self.read(slice(start, min(start + starts.step, first.stop))) for start in starts)
-        return np.concatenate([planes[(slice(None), *rest)] for planes in read])
+        return np.concatenate([planes[(slice(None), *rest)].copy() for planes in read])
 
     def mapped(self, function: Callable[[Image], Image]) -> Slabs:
         """The volume with a function of single voxels applied."""
