@@ -22,6 +22,7 @@ from medidiff.scans import outputs
 from medidiff.scans.outputs import OutputNames
 
 PLACE = ".medidiff-run"
+DONE = ".done"  # of the marks of cases that workers finished
 PATIENCE = 60.0  # seconds to wait for another run to write down a case; it takes milliseconds
 NO_LOCKS = "The file system of {folder} has no locks; let one run at a time write there."
 
@@ -111,13 +112,11 @@ def in_hand(folder: Path, names: OutputNames) -> Iterator[bool]:
     Yields:
         Whether it is ours; ``False`` when another run has it in hand.
     """
-    name = hashlib.sha256(os.fsencode(key(folder, names))).hexdigest()[:16]
-    file = folder / PLACE / f"case-{name}.lock"
-    with held(file) as mine:
+    note = note_of(folder, names)
+    with held(note.with_suffix(".lock")) as mine:
         if not mine:
             yield False
             return
-        note = file.with_suffix(".json")
         files = [path.relative_to(folder).as_posix() for path in names.all]
         tree = {"sidecar": names.sidecar.relative_to(folder).as_posix(), "files": files}
         with suppress(OSError):  # a disk that is full will be told of when the result is written
@@ -130,8 +129,14 @@ def in_hand(folder: Path, names: OutputNames) -> Iterator[bool]:
 
 
 def key(folder: Path, names: OutputNames) -> str:
-    """What tells a case apart in its output folder: where its result goes."""
-    return names.restored.relative_to(folder).as_posix()
+    """What tells a case apart in its output folder: its sidecar, which results in any format share."""
+    return names.sidecar.relative_to(folder).as_posix()
+
+
+def note_of(folder: Path, names: OutputNames) -> Path:
+    """Where the run that has a case in hand notes what it is about to write."""
+    name = hashlib.sha256(os.fsencode(key(folder, names))).hexdigest()[:16]
+    return folder / PLACE / f"case-{name}.json"
 
 
 def recover(folder: Path) -> None:
@@ -154,7 +159,7 @@ def sweep(folder: Path) -> None:
                 if not dead:
                     return
     for file in left:
-        if file.suffix in (".jsonl", ".spare"):
+        if file.suffix in (".jsonl", ".spare", DONE):
             with suppress(OSError):
                 file.unlink(missing_ok=True)
     with suppress(OSError):

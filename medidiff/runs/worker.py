@@ -119,7 +119,7 @@ def work(order: Order, case: PlannedCase) -> Reply:
         try:
             settle(order, stack)
             restorer = ready(order)
-            if (order.folder / locks.PLACE / f"case-{locks.key(order.folder, case.names)}.json").exists():
+            if locks.note_of(order.folder, case.names).exists():
                 locks.recover(order.folder)  # another worker was lost with this case in hand
         except Exception as error:
             return Reply(fatal=portable(error))
@@ -132,7 +132,18 @@ def work(order: Order, case: PlannedCase) -> Reply:
             return Reply(busy=True)
         if outcome.error is not None:
             outcome = replace(outcome, error=portable(outcome.error))
-        return Reply(outcome, tuple(notebook.heard))
+        return Reply(credited(outcome, order, case), tuple(notebook.heard))
+
+
+def credited(outcome: Outcome, order: Order, case: PlannedCase) -> Outcome:
+    """The outcome; a case that a worker of this run finished, and was lost before it could tell, is done."""
+    mark = locks.note_of(order.folder, case.names).with_suffix(f".{order.run}{locks.DONE}")
+    if outcome.result.status == "skipped" and mark.exists():
+        return replace(outcome, result=replace(outcome.result, status="done", reason=""))
+    if outcome.result.status == "done":
+        with contextlib.suppress(OSError):
+            mark.touch()
+    return outcome
 
 
 def settle(order: Order, stack: contextlib.ExitStack) -> None:

@@ -93,7 +93,7 @@ def two_sizes(header: Any) -> tuple[str, ...]:
     if sform is None or qform is None or min(s_code, q_code) <= 0:
         return ()
     sizes = [nib.affines.voxel_sizes(form) for form in (sform, qform)]
-    if np.allclose(*sizes, rtol=0.01):
+    if np.allclose(sizes[0], sizes[1], rtol=0.01):
         return ()
     one, other = (" x ".join(f"{size:.3g}" for size in each) for each in sizes)
     return (f"Its header gives voxels of {one} mm (sform) and of {other} mm (qform); the sform is taken.",)

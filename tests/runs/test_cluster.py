@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,8 +24,10 @@ import torch
 from medidiff import cli
 from medidiff.config import ComputeOptions, RunConfig
 from medidiff.errors import ExitCode, MedidiffError, PipelineError, UsageError
-from medidiff.runs import RunResult, Silent, environment, slurm, worker, workforce
+from medidiff.runs import CaseResult, PlannedCase, RunResult, Silent, environment, locks, slurm, worker, workforce
+from medidiff.runs.attempt import Outcome
 from medidiff.scans import outputs
+from medidiff.scans.volume import ScanRef
 from tests.fake_pipelines import make_bundle
 from tests.fake_worker import DIE, DIE_ONCE, FAIL, WAIT
 
@@ -175,6 +178,21 @@ def test_a_killed_worker_costs_its_case_alone(
 
 
 @pytest.mark.slow
+def test_a_case_that_a_lost_worker_had_finished_is_done_and_not_skipped(tmp_path: Path) -> None:
+    ref = ScanRef("nifti", tmp_path / "a.nii", (tmp_path / "a.nii",), Path("a.nii"), "a")
+    case = PlannedCase(ref, outputs.output_names(ref, tmp_path, "denoise"))
+    (tmp_path / locks.PLACE).mkdir()
+    order = worker.Order("run", RunConfig(inputs=(tmp_path,), output=tmp_path), tmp_path, tmp_path, "", ())
+    skipped = Outcome(CaseResult("a.nii", "nifti", "skipped", "made by another run"))
+    done = replace(skipped, result=replace(skipped.result, status="done", reason=""))
+    assert worker.credited(skipped, order, case) == skipped
+    assert worker.credited(done, order, case) == done
+    assert worker.credited(skipped, order, case) == done
+    assert worker.credited(skipped, replace(order, run="other"), case) == skipped
+    locks.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_case_that_kills_every_worker_fails_with_a_sentence(
     go: Go, scan: Write, tmp_path: Path, address: str
 ) -> None:
