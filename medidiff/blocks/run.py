@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from medidiff.blocks.cutting import Block
+from medidiff.scans import mapped
 
 
 class Run(Protocol):
@@ -20,6 +21,7 @@ def serial(job: Callable[..., None], work: Any, blocks: Sequence[Block], **more:
     """One block after another, in this process."""
     for block in blocks:
         job(work, block, **more)
+        mapped.trim()
         yield
 
 

@@ -45,16 +45,15 @@ def denoise(scan: Path, out: Path, *flags: str) -> int:
     return main(command)
 
 
-def fits_blocks_only() -> float:
-    """Room for the scan in blocks, and not for it in memory."""
-    whole, *_, blocks = footprint.ways(footprint.Request((EDGE,) * 3))
-    assert blocks.way == "blocks"
-    return footprint.MARGIN * (whole.memory + blocks.memory) / 2
+def blocks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no scan fitted the memory."""
+    ways = footprint.ways
+    monkeypatch.setattr(footprint, "ways", lambda asked: [one for one in ways(asked) if one.way == "blocks"])
 
 
 def test_a_scan_in_blocks_is_the_scan_in_memory(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert denoise(scan, tmp_path / "whole") == 0
-    monkeypatch.setattr(footprint, "room", lambda memory, begun=True: fits_blocks_only())
+    blocks_only(monkeypatch)
     assert denoise(scan, tmp_path / "blocks") == 0
     whole, blocks = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "blocks"))
     assert whole == blocks  # and no folder of work is left
@@ -74,8 +73,7 @@ def test_volumes_of_a_series_in_one_file_each_keep_their_result(
     both = np.stack([first, first[::-1]], axis=-1)
     nib.save(nib.Nifti1Image(both, np.eye(4)), scan)
     assert denoise(scan, tmp_path / "whole") == 0
-    room = footprint.MARGIN * 1.05 * footprint.in_blocks(footprint.Request((EDGE,) * 3 + (2,)), 192)
-    monkeypatch.setattr(footprint, "room", lambda memory, begun=True: room)
+    blocks_only(monkeypatch)
     assert denoise(scan, tmp_path / "blocks") == 0
     one, other = (nib.load(tmp_path / name / "scan_denoised.nii.gz").get_fdata() for name in ("whole", "blocks"))
     assert other.shape == both.shape
@@ -95,7 +93,7 @@ def test_without_memory_it_ends_before_it_begins(
 def test_without_disk_it_ends_before_it_begins(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(footprint, "room", lambda memory, begun=True: fits_blocks_only())
+    blocks_only(monkeypatch)
     usage: Any = shutil._ntuple_diskusage(1000, 999, 1)  # type: ignore[attr-defined]
     monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: usage)
     assert denoise(scan, tmp_path / "out") == 8
@@ -106,7 +104,7 @@ def test_an_array_in_memory_can_go_through_files_too(monkeypatch: pytest.MonkeyP
     pipeline = pipelines.load("mr", compute=ComputeOptions(device="cpu"))
     array = magnitude(800 * ball((EDGE, EDGE, EDGE)), 60)
     expected = pipeline((array, np.eye(4)))
-    monkeypatch.setattr(footprint, "room", lambda memory, begun=True: fits_blocks_only())
+    blocks_only(monkeypatch)
     found = pipeline((array, np.eye(4)))
     folder = mapped.file_of(found.mean)
     assert folder is not None
