@@ -230,6 +230,12 @@ def test_a_segmentation_with_a_length_beyond_its_end(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "seg.dcm", scan).holes[0].sum() == 27
 
 
+def test_a_recipe_without_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.toml").write_text("a = " + "[" * 100_000)
+    assert main(["train", str(tmp_path / "r.toml"), "-o", str(tmp_path / "out")]) == 2
+    assert "nested too deeply" in capsys.readouterr().err
+
+
 class PanicException(BaseException):
     """As code in Rust raises it through PyO3: no `Exception`."""
 

@@ -100,8 +100,11 @@ def read(path: Path) -> Recipe:
     Raises:
         ValueError: on an unknown key or a value that is no TOML.
     """
-    with path.open("rb") as file:
-        values = tomllib.load(file)
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
     values["data"] = _section(Data, values.get("data", {}), f"{path}: [data]")
     values["optimiser"] = _section(Optimiser, values.get("optimiser", {}), f"{path}: [optimiser]")
     recipe: Recipe = _section(Recipe, values, str(path))
