@@ -434,6 +434,15 @@ def test_json_that_is_none_is_one_sentence(result: Path, text: str, capsys: pyte
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_dataset_with_json_without_end_is_restored(go: Go, scan: Write, tmp_path: Path) -> None:
+    root = tmp_path / "ds"
+    source = scan(root / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.1"}')
+    source.with_name("sub-01_T1w.json").write_text("[" * 100_000)
+    made = go(root, output=tmp_path / "out", bids=True)
+    assert [case.status for case in made.record.cases] == ["done"]
+
+
 def test_toml_without_end_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.toml").write_text("a = " + "[" * 100_000)
     assert main(["denoise", "--config", str(tmp_path / "run.toml")]) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import CannotWrite, UsageError
 from medidiff.runs.paths import discreet, real
-from medidiff.scans import bids, outputs
+from medidiff.scans import bids, limits, outputs
 from medidiff.scans.outputs import OutputNames, nifti_stem
 from medidiff.scans.volume import ScanRef, Skipped
 
@@ -217,7 +216,7 @@ def _root(ref: ScanRef) -> Path:
 
 def _load(file: Path) -> dict[str, Any] | None:
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = limits.read_json(file)
     except (OSError, ValueError):
         return {} if file.exists() else None
     return tree if isinstance(tree, dict) else {}

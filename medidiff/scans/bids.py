@@ -7,7 +7,6 @@ entities, nearer to the root, holds for it too (the inheritance principle).
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medidiff.scans import limits
 from medidiff.scans.outputs import TASK_SUFFIX, OutputNames, nifti_stem
 
 DESCRIPTION = "dataset_description.json"
@@ -170,7 +170,7 @@ def metadata(path: Path, root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in applicable(path, root, ".json"):
         try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
+            tree = limits.read_json(file)
         except (OSError, ValueError):
             continue
         found |= tree if isinstance(tree, dict) else {}
