@@ -66,11 +66,13 @@ docs-serve: $(VENV)/.docs  ## show the documentation while it is written
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-# With BM4D=1 also against BM4D, whose licence is non-commercial: $(BIN)/pip install bm4d first.
+# With QUICK=1 speed on small images alone. With BM4D=1 also against BM4D, whose licence is non-commercial: $(BIN)/pip install bm4d first.
 bench: $(VENV)/.bench  ## measure quality, time and independence of tiles (BM4D=1: also BM4D)
 	$(BIN)/python -m benchmarks.quality $(if $(BM4D),--with-bm4d)
 	$(BIN)/python -m benchmarks.speed $(if $(BM4D),--with-bm4d)
 	$(BIN)/python -m benchmarks.independence
+	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(if $(BM4D),--with-bm4d)
+	$(BIN)/python -m benchmarks.scaling $(if $(QUICK),--quick)
 
 bench-tasks: $(VENV)/.bench  ## measure super-resolution, inpainting, uncertainty, lesions and the guard
 	$(BIN)/python -m benchmarks.superres
