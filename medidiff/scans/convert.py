@@ -89,8 +89,10 @@ def lost(scan: Scan) -> tuple[str, ...]:
     source: DicomSource = scan.source
     if any(value > 0 for image in source.images for value in image.facts["b"]):
         return (
-            "b-values and gradients are not written beside the NIfTI file; those that dcm2niix makes of the series "
-            "belong to it, for the volumes have the same order.",
+            (
+                "b-values and gradients are not written beside the NIfTI file; those that dcm2niix makes of the series "
+                "belong to it, for the volumes have the same order."
+            ),
         )
     return ()
 
