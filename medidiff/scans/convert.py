@@ -88,12 +88,8 @@ def lost(scan: Scan) -> tuple[str, ...]:
     """One sentence each on what NIfTI files of a series do not hold."""
     source: DicomSource = scan.source
     if any(value > 0 for image in source.images for value in image.facts["b"]):
-        return (
-            (
-                "b-values and gradients are not written beside the NIfTI file; those that dcm2niix makes of the series "
-                "belong to it, for the volumes have the same order."
-            ),
-        )
+        text = "b-values and gradients are not written beside the NIfTI file; those that dcm2niix makes of the series"
+        return (f"{text} belong to it, for the volumes have the same order.",)
     return ()
 
 
