@@ -34,7 +34,10 @@ KEPT = 14.0  # bytes a voxel of further volumes in the same file
 SAMPLE = 25.0  # bytes a voxel for each sample but the first
 NETWORK = {3: 2.6, 2: 6.2}  # bytes a voxel of a window, for each channel of the finest level
 CONTEXT = 32  # voxels around a hole
-SURVEY, SURVEYED = 8e6, 55.0  # voxels that the survey of a scan on disk looks at at once, and bytes for each
+SURVEY, SURVEYED = (
+    8e6,
+    {3: 55.0, 2: 28.0},
+)  # voxels that the survey of a scan on disk looks at at once, and bytes for each
 BESIDE = 25.0  # bytes for each that it reads beside them
 AROUND = 12  # planes that it reads beside them
 LEAST = 8  # planes that it reads at least
@@ -193,10 +196,12 @@ def in_blocks(asked: Request, tile: int) -> float:
     """Bytes that a restoration in blocks on disk takes; the survey comes first, so the larger of the two counts."""
     voxels, plane = math.prod(asked.volume), math.prod(asked.volume[1:])
     slab = min(voxels, max(SURVEY, LEAST * plane))
-    surveyed = SURVEYED * slab + BESIDE * min(voxels - slab, AROUND * plane)
+    surveyed = SURVEYED[asked.network.spatial_dims] * slab + BESIDE * min(voxels - slab, AROUND * plane)
     window = math.prod(_widest(n, tile, asked.network.halo) for n in _window(asked.volume, None, asked))
     network = NETWORK[asked.network.spatial_dims] * asked.network.channels if asked.network.on_host else 0.0
-    count = window if asked.network.spatial_dims == 3 else min(voxels, PLANES)
+    count: float = window
+    if asked.network.spatial_dims == 2:  # as many slices as make a block, or all
+        count *= min(voxels / math.prod(_window(asked.volume, None, asked)), max(1, PLANES // tile**2))
     return FIXED + max(surveyed, BLOCK * count + network * window, READ * min(voxels, SLAB))
 
 
