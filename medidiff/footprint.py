@@ -34,7 +34,8 @@ KEPT = 14.0  # bytes a voxel of further volumes in the same file
 SAMPLE = 25.0  # bytes a voxel for each sample but the first
 NETWORK = {3: 2.6, 2: 6.2}  # bytes a voxel of a window, for each channel of the finest level
 CONTEXT = 32  # voxels around a hole
-SURVEY, SURVEYED = (
+SURVEY = 8e6  # voxels that the survey of a scan on disk looks at at once
+SURVEYED = {3: 55.0, 2: 28.0}  # bytes for each of them
     8e6,
     {3: 55.0, 2: 28.0},
 )  # voxels that the survey of a scan on disk looks at at once, and bytes for each
