@@ -364,6 +364,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "pipeline absolute": lambda tree: tree["config"].update(pipeline="/tmp/b"),
     "types": lambda tree: tree.update(outputs=["x"]),
     "no pipeline": lambda tree: tree.pop("pipeline"),
+    "null": lambda tree: tree.update(dicom=None),
+    "no files": lambda tree: tree["input"].pop("files"),
     "volumes": lambda tree: tree.update(volumes=[{"record": 1}]),
 }
 

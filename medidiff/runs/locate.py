@@ -66,7 +66,11 @@ def result(file: Path, hints: Hints) -> Result:
     tree = sidecar.load(file)
     if tree is None or "medidiff" not in tree or "input" not in tree:
         raise UsageError(f"{file} is not a sidecar of medidiff; name the JSON file beside a result, or a run's folder.")
-    if why := records.why_no_sidecar(tree) or next((f"{name} is missing" for name in NEEDED if not tree.get(name)), ""):
+    missing = [name for name in NEEDED if not tree.get(name)]
+    why = records.why_no_sidecar(tree) or "".join(f"{name} is missing" for name in missing[:1])
+    if not why and "files" not in tree["input"]:
+        why = "input.files is missing"
+    if why:
         raise UsageError(f"{file} is damaged ({why}); make the result again.")
     return Result(file, tree, hints, run_of(file))
 

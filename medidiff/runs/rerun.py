@@ -46,7 +46,7 @@ def rerun(
     from medidiff import pipelines
 
     config = settings_of(tree, ref, mask, bundle, folder, device)
-    output = Path(str(tree[settings.CONFIG]["output"])).name
+    output = Path(str(tree[settings.CONFIG].get("output") or ".")).name
     names = formats.names_again(ref, config, base, output, folder)
     restorer = pipelines.load(bundle.path, config.task, compute=config.compute)
     labels = {key: str(tree["dicom"][key]) for key in ("uid_entropy", "datetime")} if "dicom" in tree else None

@@ -245,4 +245,4 @@ def said(name: str, apart: Difference, result: Result) -> str:
 
 def units_of(result: Result) -> str:
     """The units of the image."""
-    return str(result.tree["volumes"][0]["units"]) if result.tree.get("volumes") else ""
+    return str(result.tree["volumes"][0].get("units") or "") if result.tree.get("volumes") else ""

@@ -122,14 +122,14 @@ class _Sidecar(_Shape):
     input: _Input
     outputs: list[_File]
     mask: _Mask | None = None
-    pipeline: _Pipeline | None = None
-    config: _Config | None = None
+    pipeline: _Pipeline = _Pipeline()  # may be absent, but not null
+    config: _Config = _Config()
     volumes: list[_Volume] | None = None
     notes: list[Text] | None = None
     packages: dict[str, Any] | None = None
     platform: dict[str, Any] | None = None
     compute: dict[str, Any] | None = None
-    dicom: _Dicom | None = None
+    dicom: _Dicom = _Dicom(uid_entropy="", datetime="")
     nifti: list[_Part] | None = None
 
 
