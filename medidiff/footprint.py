@@ -36,9 +36,6 @@ NETWORK = {3: 2.6, 2: 6.2}  # bytes a voxel of a window, for each channel of the
 CONTEXT = 32  # voxels around a hole
 SURVEY = 8e6  # voxels that the survey of a scan on disk looks at at once
 SURVEYED = {3: 55.0, 2: 28.0}  # bytes for each of them
-    8e6,
-    {3: 55.0, 2: 28.0},
-)  # voxels that the survey of a scan on disk looks at at once, and bytes for each
 BESIDE = 25.0  # bytes for each that it reads beside them
 AROUND = 12  # planes that it reads beside them
 LEAST = 8  # planes that it reads at least
