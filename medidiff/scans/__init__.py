@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from medidiff.errors import NoScanFound, UsageError
 from medidiff.scans.volume import Derivation, Kind, Mask, Scan, ScanRef, Skipped, Volume
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from medidiff.scans.convert import Part
 
 __all__ = [

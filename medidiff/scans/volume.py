@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Kind = Literal["nifti", "dicom"]
 
@@ -70,7 +71,7 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in millimetres along each array axis."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        i, j, k = (self.affine[:3, :3] ** 2).sum(axis=0) ** 0.5
         return float(i), float(j), float(k)
 
 
