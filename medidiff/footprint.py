@@ -10,14 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from medidiff.config import RestoreOptions, Task
 from medidiff.errors import OutOfMemory
 from medidiff.scans.limits import available_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Way = Literal["whole", "tiles", "blocks"]
 WHOLE = 224**3  # voxels that need no tiles
@@ -173,6 +174,8 @@ def fine_shape(shape: tuple[int, ...], spacing: Sequence[float], options: Restor
 
 def around(hole: NDArray[np.bool_]) -> tuple[int, ...]:
     """The shape of what inpainting looks at."""
+    import numpy as np  # here, for `medidiff list` needs none of it
+
     sizes = []
     for axis, n in enumerate(hole.shape):
         hit = np.flatnonzero(hole.any(axis=tuple(other for other in range(hole.ndim) if other != axis)))

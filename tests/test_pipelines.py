@@ -23,6 +23,7 @@ from medidiff.errors import PipelineError, ScanError, UsageError
 from medidiff.inferer import RestorationInferer
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.pipelines import AutoPipeline, DenoisePipeline, InpaintPipeline, PipelineInfo, SuperResolvePipeline
+from medidiff.scans.in_memory import to_scan
 from medidiff.scans.volume import Volume
 
 NETWORK = {
@@ -146,7 +147,7 @@ def test_values_that_are_not_finite_are_not_measured(pipeline, volume):
     array = volume.array.copy()
     array[:3] = np.nan
     array[5, 5, 5] = np.inf
-    source = pipelines.to_volume((array, volume.affine))
+    source = to_scan((array, volume.affine)).volumes[0]
     assert source.valid is not None
     np.testing.assert_array_equal(source.valid, np.isfinite(array))
     found = pipeline((array, volume.affine), noise=7)
@@ -158,9 +159,9 @@ def test_values_that_are_not_finite_are_not_measured(pipeline, volume):
 def test_modality_is_guessed_from_values(volume):
     hounsfield = np.clip(volume.array * 8 - 1000, -1000, 1500)
     hounsfield[:4] = -1000
-    guessed = pipelines.to_volume((hounsfield, volume.affine))
+    guessed = to_scan((hounsfield, volume.affine)).volumes[0]
     assert (guessed.modality, guessed.units) == ("CT", "HU")
-    assert pipelines.to_volume((volume.array, volume.affine)).modality == "MR"
+    assert to_scan((volume.array, volume.affine)).volumes[0].modality == "MR"
 
 
 @pytest.mark.parametrize(

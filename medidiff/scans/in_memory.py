@@ -1,0 +1,91 @@
+"""Scans and masks in the forms that scripts hold them in: paths, nibabel images, arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.errors import ScanError, UsageError
+from medidiff.scans import open_scan, read_mask
+from medidiff.scans.nifti import guess_modality
+from medidiff.scans.volume import Scan, ScanRef, Volume
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+Source: TypeAlias = "str | Path | Volume | SpatialImage | tuple[NDArray[Any], NDArray[Any]]"
+MaskSource: TypeAlias = "str | Path | SpatialImage | NDArray[Any]"
+
+
+def to_scan(source: Source) -> Scan:
+    """A scan in any of the forms that scripts hold it in, as a ``Scan`` of one volume.
+
+    Raises:
+        UsageError: if a path holds no scan or several volumes, or the object is none of the known forms.
+        ScanError: if the array is not an image of two or three dimensions with finite values.
+    """
+    if isinstance(source, str | Path):
+        scan = open_scan(Path(source))
+        if len(scan.volumes) != 1:
+            raise UsageError(f"{source} holds {len(scan.volumes)} volumes; pass them one by one as (array, affine).")
+        return scan
+    volume = source if isinstance(source, Volume) else _volume(source)
+    return Scan(ScanRef("nifti", Path("array"), (), Path("array"), "array"), (volume,), None)
+
+
+def to_hole(mask: MaskSource, scan: Scan) -> NDArray[np.bool_]:
+    """A mask in any of the forms that scripts hold it in, as a hole in a scan of one volume.
+
+    Raises:
+        UsageError: if the object is none of the known forms.
+        ScanError: if the mask cannot be read, does not fit the scan, or is empty.
+    """
+    if isinstance(mask, str | Path):
+        return read_mask(Path(mask), scan).holes[0]
+    volume = scan.volumes[0]
+    if isinstance(mask, np.ndarray):
+        values, affine = mask, volume.affine
+    elif hasattr(mask, "get_fdata") and hasattr(mask, "affine"):
+        values, affine = np.asanyarray(mask.dataobj), np.asarray(mask.affine)
+    else:
+        raise UsageError(f"A mask is a path, a nibabel image or an array, not {type(mask).__name__}.")
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.shape != volume.array.shape or not np.allclose(affine, volume.affine, atol=1e-3):
+        raise ScanError(
+            f"The mask of shape {values.shape} does not lie on the grid of the scan, {volume.array.shape}; "
+            "resample it, or give the path of its file."
+        )
+    hole = np.asarray(values != 0)
+    if not hole.any():
+        raise ScanError("The mask is empty, so there is nothing to fill; mark the hole with values other than 0.")
+    return hole
+
+
+def _volume(source: Any) -> Volume:
+    """The volume of a nibabel image or of an (array, affine) pair."""
+    if isinstance(source, tuple):
+        array, affine = source
+    elif hasattr(source, "get_fdata") and hasattr(source, "affine"):
+        array, affine = source.get_fdata(dtype=np.float32), source.affine
+    else:
+        raise UsageError(
+            f"A scan is a path, a nibabel image, an (array, affine) pair or a Volume, not {type(source).__name__}."
+        )
+    values = np.asarray(array, dtype=np.float32)
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.ndim != 3 or values.size == 0:
+        raise ScanError(
+            f"An image of shape {np.shape(array)} is not one volume; give arrays of two or three dimensions."
+        )
+    valid = np.isfinite(values)
+    if not valid.any():
+        raise ScanError("The array holds no finite value.")
+    filled = np.where(valid, values, np.float32(0))
+    modality = guess_modality(filled)
+    units = "HU" if modality == "CT" else "a.u."
+    return Volume(filled, np.asarray(affine, dtype=np.float64), modality, units, valid=None if valid.all() else valid)
