@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medidiff.config import is_possible, shortened
 from medidiff.errors import CannotWrite, PipelineError, UsageError
 from medidiff.scans import limits, records
 from medidiff.scans.outputs import atomic_folder
@@ -205,6 +206,8 @@ def locate(name_or_path: str | Path) -> Bundle:
         PipelineError: if there is none.
     """
     path = Path(name_or_path)
+    if not is_possible(path):
+        raise PipelineError(f"There is no pipeline {shortened(str(path))}; `medidiff list` shows those that there are.")
     if path.is_dir() and (path / METADATA).is_file():
         return read(path)
     name = str(name_or_path)

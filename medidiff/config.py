@@ -5,11 +5,15 @@ A misspelt or unknown key is an error. Import costs no torch.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, on every file system that is in use
+SHOWN = 80  # characters of a value that a sentence quotes
 
 
 class Frozen(BaseModel):
@@ -117,6 +121,9 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _fit_together(self) -> RunConfig:
+        for path in (*self.inputs, self.output, self.mask, Path(self.pipeline)):
+            if path is not None and not is_possible(path):
+                raise ValueError(f"{shortened(str(path))} cannot be the name of a file.")
         if why := self.restore.unsuited(self.task):
             raise ValueError(why)
         if self.mask is not None and self.task == "denoise":
@@ -164,6 +171,21 @@ def kinds(asked: str, kind: Kind) -> tuple[Kind, ...]:
     if kind == "nifti" or asked == "nifti":
         return ("nifti",)
     return ("dicom", "nifti") if asked == "both" else ("dicom",)
+
+
+def is_possible(path: Path) -> bool:
+    """Whether a file could be called so: no NUL, what the file system can encode, and no part that is too long."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    return b"\0" not in encoded and longest <= LONGEST_NAME and len(encoded) < LONGEST_PATH
+
+
+def shortened(text: str) -> str:
+    """A text that may be very long, for a sentence."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def describe(error: ValidationError) -> str:

@@ -236,6 +236,22 @@ def test_a_recipe_without_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "nested too deeply" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "a\0b", "\ud800"])
+def test_names_that_no_file_can_have(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    for number, key in enumerate(("inputs", "output", "mask", "pipeline")):
+        tree: dict[str, Any] = {"inputs": ["a.nii"], "output": "out", key: [name] if key == "inputs" else name}
+        file = tmp_path / f"{number}.json"
+        file.write_text(json.dumps({"medidiff": "1", "config": tree}))
+        task = "inpaint" if key == "mask" else "denoise"
+        assert main([task, "--config", str(file)]) in (2, 6)
+        assert "Traceback" not in (said := capsys.readouterr().err)
+        assert "unexpected" not in said
+        assert len(said) < 500
+    if "\0" not in name and name.isascii():
+        assert main(["denoise", name, "-o", str(tmp_path / "out")]) == 2
+        assert main(["denoise", str(tmp_path), "-o", str(tmp_path / "out"), "-p", name]) == 2
+
+
 class PanicException(BaseException):
     """As code in Rust raises it through PyO3: no `Exception`."""
 

@@ -110,6 +110,10 @@ class PathParam(click.Path):
         """Refuse an empty path."""
         if str(value) == "":
             self.fail("the path is empty.", param, ctx)
+        from medidiff.config import is_possible, shortened
+
+        if not is_possible(Path(value)):
+            self.fail(f"{shortened(str(value))} cannot be the name of a file.", param, ctx)
         return super().convert(value, param, ctx)
 
 

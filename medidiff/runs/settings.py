@@ -13,7 +13,7 @@ from typing import Any
 from medidiff import bundles
 from medidiff.config import RunConfig
 from medidiff.errors import UsageError
-from medidiff.runs.paths import relative
+from medidiff.runs.paths import exists, relative
 from medidiff.scans import bids, limits, outputs, records
 
 CONFIG = "config"
@@ -89,7 +89,7 @@ def located(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(inputs, list):
         found["inputs"] = [folder / each if isinstance(each, str) else each for each in inputs]
     pipeline = tree.get("pipeline")
-    if isinstance(pipeline, str) and (folder / pipeline / bundles.METADATA).is_file():
+    if isinstance(pipeline, str) and exists(folder / pipeline / bundles.METADATA):
         found["pipeline"] = str(folder / pipeline)
     return found
 

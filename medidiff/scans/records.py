@@ -6,21 +6,17 @@ paths that stay where they belong: what a run wrote lies below the folder of its
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
-from medidiff.config import Task
+from medidiff.config import Task, is_possible
 
 
 def is_plain(name: str) -> bool:
-    """Whether a text can be a relative path: encodable, without NUL, and not absolute on any system."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in name and not PurePosixPath(name).is_absolute() and not PureWindowsPath(name).anchor
+    """Whether a text can be a relative path: the name of a file, and not absolute on any system."""
+    return is_possible(Path(name)) and not PurePosixPath(name).is_absolute() and not PureWindowsPath(name).anchor
 
 
 def is_inside(name: str) -> bool:
