@@ -1,6 +1,6 @@
 """Throws damaged files at medidiff: each must end in a result or in one of its own errors, soon and in little memory.
 
-    python -m benchmarks.fuzz                               10,000 inputs, about half an hour of one core
+    python -m benchmarks.fuzz                               10,000 inputs, about ten minutes of one core
     python -m benchmarks.fuzz --inputs 200 --kind DICOM     fewer
     python -m benchmarks.fuzz --only DICOM:1234             one of them again, with its traceback
 

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             files, name = kind.seeds[number]
             try:
                 made = fuzz_mutate.by_name(name)(data[1:] or files[name], rng, [files[name]])
-            except (ValueError, EOFError, OSError, RecursionError, zlib.error):  # so damaged that its format is not known any more
+            except (ValueError, EOFError, OSError, RecursionError, zlib.error):  # its format is lost
                 made = fuzz_mutate.anywhere(data[1:], rng, [files[name]])
             return (bytes([number]) + made)[:most]
 
