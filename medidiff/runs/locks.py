@@ -178,7 +178,7 @@ def clear(folder: Path, note: Path) -> None:
     whole = found is not None and sidecar.is_ours(found) and not sidecar.damaged(found, beside.parent)
     kept = {Path(listed).parts[0] for listed in sidecar.listed(found)} | {beside.name} if whole else set()
     for path in named:
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if folder.resolve() not in path.resolve().parents:
             continue
         outputs.remove_temporaries(path)
         for each in (path, *further(path)):

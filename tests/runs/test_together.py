@@ -148,7 +148,7 @@ def test_recovery_removes_what_the_note_names_and_nothing_else(tmp_path: Path) -
     for name in (*half, *mine, "../precious.nii.gz"):
         (out / name).write_bytes(b"x")
     (out / ".medidiff-tmp-0000-1-aa-t1_denoised.nii.gz").write_bytes(b"x")
-    files = ["t1_denoised.nii.gz", "t1_denoised_uncertainty.nii.gz", "../precious.nii.gz"]
+    files = ["t1_denoised.nii.gz", "t1_denoised_uncertainty.nii.gz", "../precious.nii.gz", "."]
     (place / "case-1.json").write_text(json.dumps({"sidecar": "t1_denoised.json", "files": files}))
     (place / "case-2.json").write_text('{"sidecar": "t2')
     locks.recover(out)
