@@ -1,7 +1,7 @@
 """Measures time and memory of every task next to what a user would pick instead, and the machine's own limit.
 
     python -m benchmarks.bench             full size, hours of processor time with --with-bm4d --long
-    python -m benchmarks.bench --quick     small images: the same lines in a few minutes
+    python -m benchmarks.bench --crop 128 --one-pass    smaller images, without samples: a quarter of an hour
 
 Each line runs in a process of its own, so that its memory is its own. MONAI's network is untrained: its line tells time
 alone.
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = {
         "environment": report.environment(None, threads),
         "data": what,
-        "quick": options.quick,
+        "crop": options.crop,
         "noise": speed.PERCENT,
         "machine": machine,
         "ratios": ratios(machine),
@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small images")
+    parser.add_argument("--quick", action="store_const", const=96, dest="crop", help="the same as --crop 96")
+    parser.add_argument("--crop", type=int, metavar="N", help="the middle N voxels of the brain, and a CT as large")
+    parser.add_argument("--one-pass", action="store_true", help="without the lines of samples, which take hours")
     parser.add_argument("--long", action="store_true", help="also 8 x 8 samples of the CT, an hour or more")
     parser.add_argument("--with-bm4d", action="store_true", help="also BM4D (minutes; non-commercial licence)")
     parser.add_argument("--threads", type=int, help="default: all cores that the process may use")
@@ -82,14 +84,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def write_images(folder: Path, options: argparse.Namespace) -> str:
     """Noisy images as arrays in a folder; a sentence on what they are."""
     real = cases.real_data()
-    crop = 96 if options.quick else None
+    crop = options.crop
     if real is not None:
         case = cases.load(real / speed.SCAN, crop, "MR")
         clean, name = case.clean, case.name
     else:
-        clean, name = pace.phantom((96, 96, 96) if options.quick else speed.PHANTOM_SHAPE).array / 1000, "a phantom"
+        clean, name = pace.phantom((crop,) * 3 if crop else speed.PHANTOM_SHAPE).array / 1000, "a phantom"
     noisy = cases.noisy_version(clean, speed.PERCENT)
-    size = (128, 128, 64) if options.quick else (512, 512, 300)
+    size = (crop,) * 3 if crop else (512, 512, 300)
     np.save(folder / "clean.npy", clean)
     np.save(folder / "brain.npy", noisy)
     np.save(folder / "image.npy", np.ascontiguousarray(noisy[:, :, noisy.shape[2] // 2][..., None]))
@@ -104,9 +106,10 @@ def jobs(options: argparse.Namespace) -> Iterator[Result]:
         yield {"method": "medidiff", "task": "denoise", "image": image, "pipeline": pipeline, "samples": 0}
     for task in ("superres", "inpaint"):
         yield {"method": "medidiff", "task": task, "image": "brain", "pipeline": "mr", "samples": 0}
-    for image, pipeline in (("brain", "mr"), ("image", "image2d"), *([("ct", "ct")] if options.long else [])):
+    drawn = (("brain", "mr"), ("image", "image2d"), *([("ct", "ct")] if options.long else []))
+    for image, pipeline in () if options.one_pass else drawn:
         yield {"method": "medidiff", "task": "denoise", "image": image, "pipeline": pipeline, "samples": SAMPLES}
-    for task in ("superres", "inpaint"):
+    for task in () if options.one_pass else ("superres", "inpaint"):
         yield {"method": "medidiff", "task": task, "image": "brain", "pipeline": "mr", "samples": SAMPLES}
     for method in (*PEERS[: None if options.with_bm4d else -1], MONAI):
         yield {"method": method, "task": "denoise", "image": "brain", "samples": 0}
