@@ -131,6 +131,9 @@ class Auto:
     def choose(self, volume: Volume) -> Pipeline:
         return load(pipelines.choose(volume, pipelines.candidates(task=self.task)).path, self.task)
 
+    def on_disk(self, shape: tuple[int, ...], options: RestoreOptions) -> float:
+        return 0.0
+
 
 if __name__ == "__main__":
     from medidiff.cli import main

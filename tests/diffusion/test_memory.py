@@ -91,7 +91,8 @@ def test_scan_that_does_not_fit_is_restored_in_smaller_windows() -> None:
     rng = np.random.default_rng(0)
     image = np.abs(500 + 100 * np.sin(np.arange(100)[:, None, None] / 9) + rng.normal(0, 30, (100, 24, 20)))
     volume = Volume(image.astype(np.float32), np.eye(4), "MR")
-    bundle = SimpleNamespace(name="n", version="1", path=Path("n"), metadata={}, weights_sha256="w")
+    settings = {"network": {"spatial_dims": 3}, "halo": 8}
+    bundle = SimpleNamespace(name="n", version="1", path=Path("n"), metadata={}, weights_sha256="w", settings=settings)
     network = Limited()
 
     def restored(network: Local) -> Any:
