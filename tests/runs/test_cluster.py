@@ -177,7 +177,6 @@ def test_a_killed_worker_costs_its_case_alone(
     assert not list((tmp_path / "out").rglob(".medidiff*"))
 
 
-@pytest.mark.slow
 def test_a_case_that_a_lost_worker_had_finished_is_done_and_not_skipped(tmp_path: Path) -> None:
     ref = ScanRef("nifti", tmp_path / "a.nii", (tmp_path / "a.nii",), Path("a.nii"), "a")
     case = PlannedCase(ref, outputs.output_names(ref, tmp_path, "denoise"))
@@ -193,6 +192,7 @@ def test_a_case_that_a_lost_worker_had_finished_is_done_and_not_skipped(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_case_that_kills_every_worker_fails_with_a_sentence(
     go: Go, scan: Write, tmp_path: Path, address: str
 ) -> None:
