@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.fake_run"]
 
 ROOT = Path(__file__).parents[1]
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no test opens a window
+
+# a machine that has other work to do is no reason to fail
+settings.register_profile("medidiff", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("medidiff")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
