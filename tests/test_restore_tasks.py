@@ -423,7 +423,7 @@ def test_planes_of_a_stack_keep_what_was_measured():
         ("inpaint", np.ones_like(HOLE), {}, 3, ScanError, "the whole scan"),
         ("inpaint", box(HOLE.shape, (0, 21), (0, 18), (4, 5)), {}, 2, ScanError, "whole slices"),
         ("superres", None, {"factor": (1, 1, 2)}, 2, ScanError, "in their plane"),
-        ("superres", None, {"factor": (1, 1, 1)}, 3, ScanError, "isotropic"),
+        ("superres", None, {"factor": (1, 1, 1)}, 3, ScanError, "Nothing becomes finer"),
         ("superres", None, {"spacing": (8.0, 8.0, 8.0)}, 3, UsageError, "coarser"),
     ],
 )
