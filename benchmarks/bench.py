@@ -26,6 +26,7 @@ import torch
 from scipy import ndimage
 
 from benchmarks import cases, report, speed
+from medidiff.footprint import peak_gb
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.runs import pace
 
@@ -146,13 +147,13 @@ def work(job: Result, options: argparse.Namespace) -> Result:
     folder = Path(options.folder)
     noisy = np.load(folder / f"{job['image']}.npy")
     run = prepared(job, noisy, options)
-    begin, busy, idle = time.perf_counter(), time.process_time(), speed.peak_gb()
+    begin, busy, idle = time.perf_counter(), time.process_time(), peak_gb()
     image = run()
     found = {
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - busy,
         "idle_gb": idle,
-        "peak_gb": speed.peak_gb(),
+        "peak_gb": peak_gb(),
         "voxels": int(np.prod(image.shape)),
     }
     if torch.cuda.is_available():

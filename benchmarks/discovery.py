@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from benchmarks import report
+from medidiff.footprint import peak_gb
 from medidiff.scans.discover import find_scans
 
 FILES, A_SERIES, A_FOLDER = 10_000, 100, 500
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "cpu_seconds": cpu,
         "seconds": wall,
         "runs": [{"cpu_seconds": run[0], "seconds": run[1]} for run in runs],
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_gb": peak_gb(),
         "verdicts": [vars(verdict)],
     }
     text = document(result, verdict)

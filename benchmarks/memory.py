@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import numpy as np
 
 from benchmarks import cases, report
 from medidiff import footprint
-from medidiff.footprint import Footprint, Network, Request
+from medidiff.footprint import Footprint, Network, Request, peak_gb
 
 LARGEST_ERROR = 0.25  # the goal
 
@@ -169,8 +168,7 @@ def work(case: Case) -> Row:
             blocks.restore(volume, pipeline.engine, options, Path(folder), tile=case.tile or 0)
     else:
         restore(volume, pipeline.engine, options, case.task, hole=hole)  # type: ignore[arg-type]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"peak_gb": peak / 1e9, "held": volume.array.nbytes}
+    return {"peak_gb": peak_gb(), "held": volume.array.nbytes}
 
 
 def image(shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:

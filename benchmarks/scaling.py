@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cases, report, speed
+from benchmarks import cases, report
+from medidiff.footprint import peak_gb
 from medidiff.runs import pace
 from medidiff.runs.estimate import duration
 
@@ -113,7 +114,7 @@ def work(job: Result) -> Result:
         "voxels": volume.array.size,
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - busy,
-        "peak_gb": speed.peak_gb(),
+        "peak_gb": peak_gb(),
     }
 
 

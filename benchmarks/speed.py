@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks import cases, report
+from medidiff.footprint import peak_gb
 
 SCAN = "t1w_philips_mprage.nii.gz"
 PHANTOM_SHAPE = (192, 224, 192)
@@ -228,12 +228,6 @@ def timed(function: Callable[..., Any], stage: str, stages: Stages) -> Callable[
             stages[stage] = stages.get(stage, 0.0) + time.perf_counter() - begin
 
     return wrapped
-
-
-def peak_gb() -> float:
-    """Largest resident memory of this process so far, in GB (1e9 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def verdicts(results: Sequence[Result]) -> list[report.Verdict]:

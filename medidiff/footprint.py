@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,6 +224,16 @@ def room(memory: float | None, begun: bool = True) -> float | None:
         return memory * 1e9 - (taken() if begun else START)
     free = available_memory()
     return free if free is None or begun else free - START
+
+
+def peak_gb() -> float | None:
+    """Largest resident memory of this process so far in GB (1e9 bytes); ``None`` where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def taken() -> float:

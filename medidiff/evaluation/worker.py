@@ -23,6 +23,7 @@ from medidiff.evaluation import baselines, exchange, provenance
 from medidiff.evaluation.degrade import Degraded
 from medidiff.evaluation.exchange import Job, Outcome
 from medidiff.evaluation.results import Image
+from medidiff.footprint import peak_gb
 
 Made = tuple[dict[str, Image], dict[str, Any]]  # named images in the scan's units, what medidiff says of them
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -127,16 +128,6 @@ def limit_cores(job: Job) -> None:
     """Keep a process of its own to as many cores as were asked for; BM4D takes every one that it may use."""
     if job.alone and job.threads is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
-
-
-def peak_gb() -> float | None:
-    """Largest resident memory of this process so far in GB (1e9 bytes); ``None`` where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def main(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import torch
 
 from medidiff import pipelines
 from medidiff.config import ComputeOptions
+from medidiff.footprint import peak_gb
 from medidiff.runs import pace
 from medidiff.runs.estimate import PROBE, duration, evaluated
 from medidiff.runs.pace import STAGES
@@ -63,8 +63,9 @@ def short(name: str | None = None, compute: ComputeOptions | None = None) -> Ite
     voxels = float(BRAIN[0] * BRAIN[1] * BRAIN[2])
     for what, count in EVALUATIONS.items():
         yield _seconds(f"a head at 1 mm {what}, expected", found.seconds(voxels, count * evaluated(pipeline, BRAIN)))
-    peak = peak_bytes() / 1e9
-    yield Figure("peak memory of this benchmark", peak, "GB", f"{peak:.2f} GB")
+    peak = peak_gb()
+    if peak is not None:
+        yield Figure("peak memory of this benchmark", peak, "GB", f"{peak:.2f} GB")
 
 
 def chosen(name: str | None) -> pipelines.PipelineInfo:
@@ -78,11 +79,6 @@ def start_up(*arguments: str) -> float:
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-m", "medidiff", *arguments], capture_output=True, check=True)
     return time.perf_counter() - begin
-
-
-def peak_bytes() -> float:
-    """The largest memory of this process so far."""
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _seconds(name: str, seconds: float) -> Figure:
