@@ -242,14 +242,19 @@ def mask(folder: Path, kind: str, work: Path) -> Path:
     return path
 
 
+def checked(root: Path, folder: Path, out: Path, task: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """What the collection's checker prints of an output, a line a rule and series."""
+    command = [sys.executable, root / "tools" / "dicom_check.py", folder, out, "--task", task, *flags]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False)
+
+
 def check(root: Path, folder: Path, out: Path, seen: Observed, expected: Expected) -> None:
     """Let the collection's checker judge the output."""
     flags = ["--range-slack", str(OVERSHOOT[seen.task])]
     flags += [flag for flag in expected.ignored if flag.startswith("--")]
     ignored = [part for rule in expected.ignored if not rule.startswith("--") for part in ("--ignore", rule)]
-    command = [sys.executable, root / "tools" / "dicom_check.py", folder, out, "--task", seen.task, *flags, *ignored]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False)
+    result = checked(root, folder, out, seen.task, *flags, *ignored)
     lines = result.stdout.splitlines()
     seen.failed = [line for line in lines if line.startswith("FAIL")]
     seen.passed = sum(line.startswith("PASS") for line in lines)

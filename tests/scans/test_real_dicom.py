@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, zoom
 
+from benchmarks.dicom_cases import checked
 from medidiff.scans import read, read_mask, write, write_map
 from medidiff.scans.discover import Discovery, find_scans
 from medidiff.scans.outputs import output_names
@@ -89,9 +88,7 @@ def restore_folder(
 
 def judge(real_data: Path, folder: Path, out: Path, *options: str, task: str = "denoise") -> list[str]:
     """Failed rules of the checker."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [sys.executable, real_data / "tools" / "dicom_check.py", folder, out, "--task", task, *options]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False)
+    result = checked(real_data, folder, out, task, *options)
     assert "passed" in result.stdout, result.stdout + result.stderr
     return [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
 
