@@ -10,11 +10,10 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from medidiff import pipelines, scans
+from medidiff import pipelines
 from medidiff.config import RunConfig
 from medidiff.diffusion import tiles
 from medidiff.footprint import fine_shape
@@ -123,34 +122,28 @@ def hollow(ref: ScanRef) -> tuple[Volume, int]:
         ScanError: the file is damaged.
         ValueError: a DICOM header lacks what tells its size.
     """
-    if ref.kind == "nifti":
-        shape, spacing, modality = (*scans.shape_of(ref), 1, 1)[:4], _zooms(ref), "MR"
-    else:
-        shape, spacing, modality = _series(ref)
+    shape, spacing, modality = _file(ref) if ref.kind == "nifti" else _series(ref)
     zeros = np.broadcast_to(np.float32(0), (*shape[:2], shape[2]))
     return Volume(zeros, np.diag((*spacing, 1.0)), modality), shape[3]
 
 
-def _zooms(ref: ScanRef) -> tuple[float, float, float]:
-    import nibabel as nib
+def _file(ref: ScanRef) -> tuple[tuple[int, ...], tuple[float, float, float], str]:
+    """Shape, spacing and modality of a NIfTI file; its values, which tell of CT, are not read."""
+    from medidiff.scans import nifti
 
-    header: Any = nib.load(ref.path).header
-    i, j, k = (abs(float(size)) or 1.0 for size in (*header.get_zooms(), 1.0, 1.0)[:3])
-    return i, j, k
+    with nifti.reading(ref.path):
+        source, _ = nifti.headed(ref.path, in_memory=False)
+    i, j, k = (abs(float(size)) or 1.0 for size in (*source.header.get_zooms(), 1.0, 1.0)[:3])
+    return (*source.shape, 1, 1)[:4], (i, j, k), "MR"
 
 
-def _series(ref: ScanRef) -> tuple[tuple[int, int, int, int], tuple[float, float, float], str]:
+def _series(ref: ScanRef) -> tuple[tuple[int, ...], tuple[float, float, float], str]:
     """Shape, spacing and modality of a DICOM series, of the header of one of its files."""
-    import pydicom
+    from medidiff.scans.dicom_headers import load_header
 
-    header = pydicom.dcmread(ref.files[0], stop_before_pixels=True)
-    if "Rows" not in header or "Columns" not in header:
+    header = load_header(ref.files[0])
+    if 0 in header.shape:
         raise ValueError("no image")
-    slices = len(ref.files) if len(ref.files) > 1 else int(header.get("NumberOfFrames") or 1)
-    rows, columns = (float(size) for size in header.get("PixelSpacing") or (1.0, 1.0))
-    between = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or max(rows, columns))
-    return (
-        (int(header.Columns), int(header.Rows), slices, 1),
-        (columns, rows, between),
-        str(header.get("Modality") or "OT"),
-    )
+    slices = len(ref.files) if len(ref.files) > 1 else header.frames
+    rows, columns = header.spacing or (1.0, 1.0)
+    return (*header.shape, slices, 1), (columns, rows, header.thickness), header.modality
