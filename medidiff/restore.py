@@ -227,8 +227,12 @@ def _kept(
         return None
     if gap is not None:
         return ~gap
-    noisy = noise.fluctuating(unit)
-    return ~noisy if volume.valid is None else ~(noisy & grid.apply(volume.valid))
+    return untouchable(noise.fluctuating(unit), None if volume.valid is None else grid.apply(volume.valid))
+
+
+def untouchable(noisy: NDArray[np.bool_], measured: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """What denoising leaves as it is: where nothing fluctuates, and where nothing was measured."""
+    return ~noisy if measured is None else ~(noisy & measured)
 
 
 def _difficulty(task: Task, posed: posing.Posed, percent: float) -> float:

@@ -21,7 +21,7 @@ from medidiff.engine import Engine, Progress
 from medidiff.physics import noise, posing
 from medidiff.physics.slabs import Image
 from medidiff.physics.tasks import SMALLEST_SIGMA, Problem
-from medidiff.restore import Part
+from medidiff.restore import Part, untouchable
 from medidiff.survey import Survey
 
 REACH = {3: 8, 2: 16}  # voxels that the classical base looks around itself (6 and 14), as multiples of its blocks
@@ -74,6 +74,10 @@ class Work:
         parameters[:, 0] = torch.from_numpy(np.log10(np.maximum(told, SMALLEST_SIGMA)) + 2)
         return replace(posed, problem=replace(posed.problem, parameters=parameters))
 
+    def kept(self, unit: Image, block: Block) -> NDArray[np.bool_]:
+        """Voxels of a block's core that stay as they are, by the normalised scan in its window."""
+        return untouchable(noise.fluctuating(unit)[block.inside], self.source.measured(block.core))
+
     def ask(self, block: Block, state: str | None, theta: float) -> tuple[Part, Tensor, Tensor]:
         """The network's answer in a block's core, and the core as it becomes an image."""
         posed = self.posed(block.window)
@@ -81,9 +85,7 @@ class Work:
         residual, log_variance = self.engine.denoiser(posed.problem, None)(z, theta)
         inside = _image_box(block.inside, posed.planes)
         core = replace(posed, problem=_cropped(posed.problem, inside), unit=posed.unit[block.inside], box=block.core)
-        noisy = noise.fluctuating(posed.unit)[block.inside]
-        measured = self.source.measured(block.core)
-        keep = ~noisy if measured is None else ~(noisy & measured)
+        keep = self.kept(posed.unit, block)
         part = Part("denoise", core, self.source.read(block.core), keep, self.found, self.options)
         return part, residual[inside], log_variance[inside]
 
@@ -149,9 +151,7 @@ def spread(work: Work, block: Block) -> None:
     samples = [work.store.read(f"sample{index}", block.window) for index in range(work.options.samples)]
     predicted = work.store.read("deviation", block.window)
     values = uncertainty.combine(predicted, samples, interval, work.found.scaling.scale)[block.inside]
-    noisy = noise.fluctuating(work.unit(block.window))[block.inside]
-    measured = work.source.measured(block.core)
-    kept = ~noisy if measured is None else ~(noisy & measured)
+    kept = work.kept(work.unit(block.window), block)
     work.store.write("std", block.core, np.where(kept, np.float32(0), values))
 
 

@@ -116,10 +116,7 @@ def join(mine: dict[str, Any], keys: Sequence[str], others: Sequence[tuple[Told,
         keys: the key of each of its cases.
         others: what the other journals tell, and whether their runs still work.
     """
-    runs = [
-        told.run if at_work or told.run["finished"] else {**told.run, "status": "killed"} for told, at_work in others
-    ]
-    runs = sorted([mine, *runs], key=lambda run: str(run["started"]))
+    runs = sorted([mine, *(as_seen(told, at_work) for told, at_work in others)], key=lambda run: str(run["started"]))
     cases: dict[str, dict[str, Any]] = {}
     for told in (*(told.cases for told, _ in others), dict(zip(keys, mine["cases"], strict=True))):
         for name, case in told.items():
