@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# One thread for a test and for the processes that it starts: arrays are small, and tests run side by side. On a machine
+# that has other work to do, threads that wait for each other take many times as long as one. Before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")  # no test opens a window
+
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.fake_run"]
 
 ROOT = Path(__file__).parents[1]
-
-os.environ.setdefault("MPLBACKEND", "Agg")  # no test opens a window
 
 # a machine that has other work to do is no reason to fail
 settings.register_profile("medidiff", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -48,6 +52,12 @@ def real_data() -> Path:
 def sample_data() -> Path:
     """The shipped sample scans; never written to."""
     return ROOT / "sample_data"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Take back the threads that the test before has given torch; the number holds for the whole process."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,9 +13,8 @@ from tests.training.conftest import blobs
 def test_a_run_plants_failures_and_counts_alarms(tiny_home: Path, tmp_path: Path) -> None:
     path = tmp_path / "head.nii.gz"
     nib.save(nib.Nifti1Image((1000 * blobs((44, 40, 40), 0)).astype(np.float32), np.eye(4)), path)
-    guard.main(
-        ["--pipeline", "tiny", "--files", str(path), "--noise", "0", "9", "--crop", "48", "--results", str(tmp_path)]
-    )
+    options = ["--pipeline", "tiny", "--files", str(path), "--noise", "0", "9", "--crop", "48", "--threads", "1"]
+    guard.main([*options, "--results", str(tmp_path)])
     result = json.loads((tmp_path / "guard.json").read_text())
     said = {row["tried"]: row["said"] for row in result["rows"]}
     assert said["superres, sound: exact"] == []

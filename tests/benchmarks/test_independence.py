@@ -64,6 +64,8 @@ def test_a_run_judges_all_goals(tiny_home: Path, tmp_path: Path, monkeypatch: py
         "56",
         "--halos",
         "16",
+        "--threads",
+        "1",
         "--results",
         str(tmp_path),
     ]

@@ -117,6 +117,8 @@ def test_a_run_on_a_sample_writes_tables_and_results(tiny_home: Path, tmp_path: 
             "1",
             "--noise",
             "9",
+            "--threads",
+            "1",
             "--results",
             str(tmp_path),
             "--readme",

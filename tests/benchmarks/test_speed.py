@@ -46,6 +46,6 @@ def test_a_run_tells_time_stages_and_memory(tiny_home: Path, tmp_path: Path) -> 
 
 
 def test_a_failing_method_does_not_end_the_run(tiny_home: Path, tmp_path: Path) -> None:
-    speed.main(["--crop", "24", "--without-nlm", "--pipeline", "absent", "--results", str(tmp_path)])
+    speed.main(["--crop", "24", "--without-nlm", "--pipeline", "absent", "--threads", "1", "--results", str(tmp_path)])
     (found,) = json.loads((tmp_path / "speed.json").read_text())["methods"]
     assert "There is no pipeline 'absent'" in found["error"]
