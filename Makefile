@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-tasks bench-runs bench-readme sample-data wheel clean
+.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-tasks bench-runs bench-readme cards sample-data wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -41,8 +41,8 @@ demo: $(VENV)/.runtime  ## denoise, refine and fill the shipped sample scans int
 pictures: demo  ## draw the documentation's pictures again
 	cp $(DEMO)/before_after.png $(DEMO)/superres.png $(DEMO)/inpaint.png docs/images/
 
-test: $(VENV)/.checks  ## run the tests (not the slow ones)
-	$(BIN)/python -m pytest
+test: $(VENV)/.checks  ## run the tests (not the slow ones), a process on each core, four at most
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 test-slow: $(VENV)/.checks  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
@@ -87,6 +87,10 @@ bench-runs: $(VENV)/.bench  ## inject every fault into runs, and watch the memor
 
 bench-readme: $(VENV)/.bench  ## measure quality and put the table into the README
 	$(BIN)/python -m benchmarks.quality --readme $(if $(BM4D),--with-bm4d)
+
+cards: $(VENV)/.checks  ## write the model cards of the pipelines out of what the benchmarks found
+	$(BIN)/python -m benchmarks.cards
+	$(BIN)/python docs/generate.py
 
 sample-data: $(VENV)/.checks  ## make sample_data/ again; the result is the same bit for bit
 	$(BIN)/python sample_data/make.py

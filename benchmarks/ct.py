@@ -141,6 +141,7 @@ def measure(case: Case, percent: float, pipeline: Pipeline) -> list[Row]:
         rows.append(
             {
                 "volume": case.name,
+                "subject": case.subject,
                 "percent": percent,
                 "method": name,
                 "rmse": float(np.sqrt(np.mean(off**2))),

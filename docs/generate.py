@@ -1,4 +1,4 @@
-"""Writes the reference pages out of the code: exit codes, commands, Python names.
+"""Writes the reference pages out of the code: exit codes, commands, Python names, and the model cards.
 
 python docs/generate.py           write the pages
 python docs/generate.py --check   exit with 1 when a page is not what the code says
@@ -10,12 +10,14 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 REFERENCE = Path(__file__).parent / "reference"
+PIPELINES = Path(__file__).parents[1] / "pipelines"
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields):$")
 ENTRY = re.compile(r"^(\*{0,2}[\w.]+): (.*)$")
 
@@ -197,7 +199,17 @@ def docstring(thing: Any) -> Iterator[str]:
             yield line
 
 
-PAGES: dict[str, Callable[[], str]] = {"exit-codes.md": exit_codes, "cli.md": cli, "python-api.md": python_api}
+def model_card(name: str) -> str:
+    """The card that a pipeline carries."""
+    return (PIPELINES / name / "docs/README.md").read_text(encoding="utf-8")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "exit-codes.md": exit_codes,
+    "cli.md": cli,
+    "python-api.md": python_api,
+    **{f"pipeline-{name}.md": partial(model_card, name) for name in ("mr", "ct", "image2d")},
+}
 
 
 def main() -> int:

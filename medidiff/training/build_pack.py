@@ -1,6 +1,7 @@
 """Build a training pack from a manifest of volumes: ``python -m medidiff.training.build_pack MANIFEST.csv PACK.npz``.
 
-The manifest is a CSV file with the columns ``file, modality, subject_id, weights_ok, split``. Training and
+The manifest is a CSV file with the columns ``file, modality, subject_id, weights_ok, split``; the words of a further
+one, ``licence``, go into the bundle. Training and
 calibration volumes are taken only where ``weights_ok`` is ``yes``; validation volumes only judge, so all of them may
 serve. No subject may stand in two splits.
 """
@@ -111,7 +112,9 @@ def _entry(
     step = np.float32(ceiling / np.iinfo(levels.dtype).max)
     nlm = _nlm(levels.astype(np.float32) * step, volume.modality) if crop else {}
     spacing = (volume.spacing[0], volume.spacing[1], volume.spacing[2])
-    return Entry(row["file"], row["subject_id"], row["split"], volume.modality, spacing, ceiling, sigma, nlm), levels
+    licence = row.get("licence") or ""
+    known = (row["file"], row["subject_id"], row["split"], volume.modality)
+    return Entry(*known, spacing, ceiling, sigma, nlm, licence), levels
 
 
 def _box(unit: NDArray[np.float32], crop: tuple[int, int, int] | None) -> tuple[slice, ...]:

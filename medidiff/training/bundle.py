@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,12 @@ import numpy as np
 import torch
 
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
-from medidiff.training import calibration, pack, phantoms
+from medidiff.training import calibration, card, pack, phantoms
+from medidiff.training.card import CARD, LOG, METADATA
 from medidiff.training.checkpoint import STATE
-from medidiff.training.validation import noise_of
 
 WEIGHTS = Path("models/model.safetensors")
-LOG = Path("docs/training_log.csv")
-CARD = Path("docs/README.md")
 HALO = 24
-_METHODS = {
-    "noisy": "noisy",
-    "nlm": "non-local means (DIPY's default)",
-    "base": "classical base",
-    "network": "network",
-}
 
 
 def make(
@@ -74,9 +67,9 @@ def make(
         pick([trained["spacing_mm"][end], *(size for _, size in bodies)]) for end, pick in enumerate((min, max))
     ]
     trained |= calibration.trained_range(packed, trained["noise_percent"], tuple(recipe["modalities"]), bodies)
-    _write(bundle / "configs/metadata.json", metadata)
+    _write(bundle / METADATA, metadata)
     _write(bundle / "configs/inference.json", _inference(bundle.resolve().name))
-    (bundle / CARD).write_text(_card(recipe["name"], metadata, state["rows"][-1]), encoding="utf-8")
+    (bundle / CARD).write_text(card.of(bundle), encoding="utf-8")
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:
@@ -126,6 +119,7 @@ def _metadata(
             "trained_on": {
                 "volumes": [entry.name for entry in entries],
                 "subjects": sorted({entry.subject for entry in entries}),
+                "licences": dict(Counter(entry.licence for entry in entries if entry.licence).most_common()),
                 "pack_sha256": pack.digest(data),
                 "noise_percent": [round(100 * bound, 6) for bound in recipe["data"]["sigma"]],
                 "spacing_mm": [min(min(e.spacing) for e in entries), max(max(e.spacing) for e in entries)],
@@ -157,74 +151,6 @@ def _tasks(data: dict[str, Any]) -> list[str]:
         "inpaint": data["inpaint"],
     }
     return [task for task, share in shares.items() if share > 1e-9]  # shares that add up to 1 do so but for rounding
-
-
-def _setting(name: str) -> str:
-    """What a setting of the training log is, in words."""
-    task, _, level = name.partition("_")
-    if task == "denoise":
-        return f"denoise, {level} % noise"
-    return "inpaint" if task == "inpaint" else f"super-resolve {level}{'' if 'x' in level else 'x through plane'}"
-
-
-def _table(row: dict[str, Any]) -> str:
-    """The figures of a row of the training log as a table: a line a setting, a column a method that has figures."""
-    settings = [key.removesuffix("_network") for key in row if key.endswith("_network")]
-    methods = {key: name for key, name in _METHODS.items() if any(f"{setting}_{key}" in row for setting in settings)}
-    lines = [["setting", *methods.values()], ["---"] * (1 + len(methods))]
-    for setting in settings:
-        values = [row.get(f"{setting}_{key}") for key in methods]
-        lines.append([_setting(setting), *("" if value is None else f"{value:.2f}" for value in values)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-_WHITE_NOISE = "Rician and Gaussian, white, some of it varying over the scan or correlated"
-
-
-def _card(name: str, metadata: dict[str, Any], row: dict[str, Any]) -> str:
-    """The model card; its figures are those of the training log's last row."""
-    trained = metadata["medidiff"]["trained_on"]
-    low, high = trained["noise_percent"]
-    near, far = trained["spacing_mm"]
-    data = trained["recipe"]["data"]
-    volumes = "\n".join(f"- {volume}" for volume in trained["volumes"])
-    bodies = trained.get("phantoms", 0)
-    synthetic = (
-        f"\n\nAnd {bodies} synthetic bodies, which are no person's (`medidiff.training.phantoms`)." if bodies else ""
-    )
-    of_ct = noise_of(metadata["medidiff"]["modalities"]) == "CT"
-    law = "Gaussian with the spectrum of CT" if of_ct else "Rician"
-    noise = f"{law}, some of it varying over the scan" if of_ct else _WHITE_NOISE
-    return f"""# {name} {metadata["version"]}
-
-{metadata["description"]} Licence of the weights: {metadata["medidiff"]["licence"]}.
-
-**Intended use.** {metadata["intended_use"]}
-
-**Range.** {", ".join(metadata["medidiff"]["modalities"])}; tasks: {", ".join(metadata["medidiff"]["tasks"])}. Simulated
-noise of {low:g} to {high:g} % of the bright level ({noise});
-one thick axis {data["factor"][0]:g} to {data["factor"][1]:g} times as coarse as others, or two or three axes
-{data["in_plane_factor"][0]:g} to {data["in_plane_factor"][1]:g} times; holes of {data["hole_radius"][0]:g} to
-{data["hole_radius"][1]:g} voxels radius; voxels of {near:.3g} to {far:.3g} mm. What lies somewhat outside gives a
-warning; what lies far outside is refused unless forced.
-
-**Training.** {trained["iterations"]} iterations in {trained["seconds"]} s on {trained["device"]}; `training_log.csv`
-has the curve, `configs/metadata.json` the recipe and the SHA-256 of the data pack. {len(trained["volumes"])} volumes of
-{len(trained["subjects"])} subjects, all under licences that allow derived works:
-
-{volumes}{synthetic}
-
-**Result.** PSNR in dB (peak: the reference's maximum), mean over central crops of the validation volumes, whose
-subjects are in no training volume; over the foreground (above 10/255 of the peak), for inpainting inside the hole. One
-pass; noise is {law} and its strength known. The references are real scans with noise of their own, which caps all
-figures. The base is what the result would be without the network.
-
-{_table(row)}
-
-**Known failures.** Motion, metal and folding are not noise and stay. Noise that interpolation or filtering has made
-smooth is removed in part. What fills a hole is an average of what fits around it: pathology inside the hole is not
-guessed. Detail finer than the scan's voxels is likely, not measured; the map of what the prior supplied shows where.
-"""
 
 
 def _inference(name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Entry:
         ceiling: normalised intensity of the highest level, 255 or 32767.
         sigma: noise already in the volume, normalised.
         nlm: foreground PSNR in dB of non-local means on this volume's validation noise, by percent; empty for training.
+        licence: in the manifest's words; empty where it does not tell.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     ceiling: float
     sigma: float
     nlm: dict[str, float]
+    licence: str = ""
 
 
 @dataclass(frozen=True)

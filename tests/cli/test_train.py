@@ -102,10 +102,10 @@ def test_a_run_goes_on_or_begins_again(recipe: Path, tmp_path: Path, capsys: Cap
 
 def test_of_a_manifest_a_pack_is_made_once(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
     table = tmp_path / "scans.csv"
-    lines = ["file,modality,subject_id,weights_ok,split"]
+    lines = ["file,modality,subject_id,weights_ok,split,licence"]
     for seed, split in enumerate(["train", "validation"]):
         volume(tmp_path / f"{seed}.nii.gz", seed)
-        lines.append(f"{seed}.nii.gz,T1w,s{seed},yes,{split}")
+        lines.append(f"{seed}.nii.gz,T1w,s{seed},yes,{split},CC0-1.0")
     table.write_text("\n".join(lines))
     command = ["train", str(recipe), "-o", str(tmp_path / "run"), "--data", str(table)]
     assert main(command) == 0
@@ -117,6 +117,7 @@ def test_of_a_manifest_a_pack_is_made_once(recipe: Path, tmp_path: Path, capsys:
     assert "0.nii.gz" in capsys.readouterr().err
     metadata = json.loads((tmp_path / "run/bundle/configs/metadata.json").read_text())
     assert metadata["medidiff"]["trained_on"]["volumes"] == ["0.nii.gz"]
+    assert metadata["medidiff"]["trained_on"]["licences"] == {"CC0-1.0": 1}
     assert metadata["medidiff"]["licence"] == "not stated"
 
 

@@ -23,15 +23,25 @@ def blobs(shape: tuple[int, int, int], seed: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def pack() -> Pack:
     rows = [
-        ("one", "a", "train", "MR", (40, 36, 30)),
-        ("two", "b", "train", "MR", (24, 30, 3)),
-        ("ct", "c", "train", "CT", (20, 20, 20)),
-        ("judge", "d", "validation", "MR", (24, 22, 18)),
-        ("scale", "e", "calibration", "MR", (20, 20, 20)),
+        ("one", "a", "train", "MR", "CC0-1.0", (40, 36, 30)),
+        ("two", "b", "train", "MR", "CC-BY-4.0 (Doe 2020)", (24, 30, 3)),
+        ("ct", "c", "train", "CT", "MIT", (20, 20, 20)),
+        ("judge", "d", "validation", "MR", "none", (24, 22, 18)),
+        ("scale", "e", "calibration", "MR", "", (20, 20, 20)),
     ]
     entries = tuple(
-        Entry(name, subject, split, modality, (1.0, 1.0, 3.0), CEILING, 0.01, {"9": 25.0} if name == "judge" else {})
-        for name, subject, split, modality, _ in rows
+        Entry(
+            name,
+            subject,
+            split,
+            modality,
+            (1.0, 1.0, 3.0),
+            CEILING,
+            0.01,
+            {"9": 25.0} if name == "judge" else {},
+            words,
+        )
+        for name, subject, split, modality, words, _ in rows
     )
     volumes = [blobs(row[-1], seed) for seed, row in enumerate(rows)]
     return Pack(entries, tuple(np.rint(v * 255 / CEILING).astype(np.uint8) for v in volumes))

@@ -290,6 +290,9 @@ def test_bundle_of_a_run_holds_its_weights(finished, pack, tmp_path):
     assert f"| denoise, 9 % noise | {figures} |" in card
     assert f"| inpaint |  |  | {row['inpaint_base']:.2f} | {row['inpaint_network']:.2f} |" in card
     assert "- one\n- two\n" in card
+    assert told["licences"] == {"CC0-1.0": 1, "CC-BY-4.0 (Doe 2020)": 1}
+    assert "- 1 volume: CC-BY-4.0 (Doe 2020)\n" in card
+    assert "## Known failures" in card
     assert "RestorationInferer" in (folder / "configs" / "inference.json").read_text()
 
 
