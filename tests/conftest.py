@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # One thread for a test and for the processes that it starts: arrays are small, and tests run side by side. On a machine
@@ -58,6 +60,12 @@ def sample_data() -> Path:
 def _one_thread() -> None:
     """Take back the threads that the test before has given torch; the number holds for the whole process."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture
+def time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tuning that is given seconds gets them of the processor: on a busy machine it learns as much."""
+    monkeypatch.setattr("medidiff.training.finetune.time", SimpleNamespace(monotonic=time.process_time))
 
 
 @pytest.fixture(scope="session", autouse=True)

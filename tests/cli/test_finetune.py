@@ -15,6 +15,8 @@ from medidiff.training import finetune
 from tests.benchmarks.conftest import write_bundle
 from tests.training.conftest import blobs
 
+pytestmark = pytest.mark.usefixtures("time_of_its_own")
+
 Capture = pytest.CaptureFixture[str]
 FAST = ("--threads", "1", "--learning-rate", "0.01", "--progress", "plain")
 

@@ -21,6 +21,8 @@ from medidiff.training.recipe import Data
 from medidiff.training.recorrupt import Noisy
 from tests.training.conftest import blobs
 
+pytestmark = pytest.mark.usefixtures("time_of_its_own")
+
 SIGMA = 0.08
 BASE, SCALE = STATE_CHANNELS + VIEWS.index("base"), STATE_CHANNELS + VIEWS.index("log scale")
 
