@@ -74,9 +74,10 @@ bench: $(VENV)/.bench  ## measure quality, time and independence of tiles (BM4D=
 	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(if $(BM4D),--with-bm4d)
 	$(BIN)/python -m benchmarks.scaling $(if $(QUICK),--quick)
 
-bench-tasks: $(VENV)/.bench  ## measure super-resolution, inpainting, uncertainty, lesions and the guard
+bench-tasks: $(VENV)/.bench  ## measure super-resolution, inpainting, 2-D images, uncertainty, lesions and the guard
 	$(BIN)/python -m benchmarks.superres
 	$(BIN)/python -m benchmarks.inpaint
+	$(BIN)/python -m benchmarks.slices
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.lesions
 	$(BIN)/python -m benchmarks.guard

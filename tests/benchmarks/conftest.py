@@ -17,13 +17,13 @@ from medidiff.diffusion.network import build
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 
 
-def write_bundle(folder: Path, tasks: list[str], weights: float) -> Path:
+def write_bundle(folder: Path, tasks: list[str], weights: float, spatial_dims: int = 3) -> Path:
     """A bundle whose last layer has random weights of this standard deviation."""
     (folder / "configs").mkdir(parents=True)
     settings = {
-        "spatial_dims": 3,
+        "spatial_dims": spatial_dims,
         "in_channels": STATE_CHANNELS + len(VIEWS),
-        "parameters": len(parameter_names(3)),
+        "parameters": len(parameter_names(spatial_dims)),
         "channels": [8, 8, 8],
         "encoder_blocks": [1, 1, 1],
         "decoder_blocks": [1, 1],
@@ -55,6 +55,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def silent_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All tasks, and a network that answers 0: what is left is the classical base."""
     return write_bundle(tmp_path_factory.mktemp("silent") / "silent", ["denoise", "superres", "inpaint"], 0.0)
+
+
+@pytest.fixture(scope="session")
+def silent_planar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for 2-D images."""
+    return write_bundle(tmp_path_factory.mktemp("planar") / "planar", ["denoise", "superres", "inpaint"], 0.0, 2)
 
 
 @pytest.fixture(scope="session")
