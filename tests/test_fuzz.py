@@ -36,11 +36,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def kinds(home: Path) -> Iterator[dict[str, Kind]]:
+def kinds(home: Path) -> dict[str, Kind]:
     made = fuzz_targets.kinds(home, None)
-    gc.freeze()  # runs collect garbage after each case, and would look at all of torch each time
-    yield made
-    gc.unfreeze()
+    gc.freeze()  # also what loading the pipelines has made
+    return made
 
 
 def attempt(kind: Kind, files: dict[str, bytes], home: Path, seed: int = 0) -> None:

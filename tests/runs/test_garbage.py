@@ -12,6 +12,11 @@ from medidiff.runs import RunResult, environment, garbage
 from medidiff.scans.volume import Volume
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_set_aside() -> None:
+    gc.unfreeze()
+
+
 class Node:
     """Something that only the collection of garbage can free."""
 
