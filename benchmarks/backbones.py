@@ -22,17 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import report
-from benchmarks.backbone_data import EDGE, FACTOR, SIGMA, TASKS, Image, Judged, Patches, held_out, pose
+from benchmarks import backbone_document, cases, report
+from benchmarks.backbone_data import EDGE, SIGMA, Image, Judged, Patches, held_out, pose
 from benchmarks.backbone_networks import Autoencoder, DiT, LatentNet
 from medidiff.diffusion import schedule
 from medidiff.diffusion.network import Backbone, MedUNet
-from medidiff.evaluation.statistics import interval
 from medidiff.physics.fidelity import foreground, psnr
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, Problem, parameter_names
 from medidiff.training import objective, pack
@@ -43,6 +41,7 @@ SPACES = {3: ((4, 4), (2, 4)), 2: ((4, 4), (2, 2))}
 TRANSFORMER = {3: {"width": 192, "depth": 5, "heads": 6}, 2: {"width": 128, "depth": 4, "heads": 4}}
 LEARNING_RATE, WARM = 1e-3, 0.05
 Row = dict[str, Any]
+PAGE = cases.ROOT / "docs/explanation/experiments.md"
 UNET, DIT = "convolutional U-Net (the product's)", "transformer (DiT)"
 
 
@@ -96,9 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "pack_sha256": pack.digest(options.pack),
         **found,
     }
-    text = document(result)
+    text, name = backbone_document.document(result), f"backbones_{options.dims}d"
     print("\n" + text)
-    report.write("backbones" if options.dims == 3 else "backbones_2d", result, text, options.results)
+    report.write(name, result, f"# Backbones, {options.dims}-D\n\n{text}", options.results)
+    if options.docs:
+        report.update_block(PAGE, name, text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--dims", type=int, choices=(2, 3), default=3)
     found.add_argument("--minutes", type=float, default=6.0, help="of processor time for each network (default: 6)")
     found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--docs", action="store_true", help="also put the tables into docs/explanation/experiments.md")
     found.add_argument("--results", type=Path, default=report.RESULTS)
     return found
 
@@ -279,78 +281,6 @@ def cost(network: nn.Module, space: Autoencoder | None, dims: int) -> Row:
         "kflop_a_voxel": counter.get_total_flops() / voxels / 1000,
         "seconds_a_million_voxels": 1e6 * seconds / voxels,
     }
-
-
-def of(row: Row, task: str, figure: str) -> NDArray[np.float64]:
-    """One figure of every volume, in the same order for every network."""
-    return np.array([each[figure] for each in row["volumes"] if each["task"] == task])
-
-
-def between(differences: NDArray[np.float64]) -> str:
-    """A mean with its interval."""
-    low, high = interval(differences)
-    return f"{differences.mean():+.2f} ({report.figure(low, sign=True)} to {report.figure(high, sign=True)})"
-
-
-def document(result: dict[str, Any]) -> str:
-    """Everything that was found, in Markdown."""
-    rows, budget = result["rows"], result["processor_seconds_each"]
-    latent = [row for row in rows if "autoencoder" in row]
-    words = {"denoise": f"denoising, {100 * SIGMA:.0f} % noise", "superres": f"slices {FACTOR} times too thick"}
-    head = ["", "parameters", "kFLOP a voxel", "s a million voxels", "iterations", *words.values()]
-    body = [
-        [
-            row["method"],
-            f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['kflop_a_voxel']:.0f}",
-            f"{row['seconds_a_million_voxels']:.1f}",
-            row["iterations"],
-            *(between(of(row, task, "psnr") - of(row, task, "base")) for task in TASKS),
-        ]
-        for row in rows
-    ]
-    against = [
-        [row["method"], *(between(of(row, task, "psnr") - of(rows[0], task, "psnr")) for task in TASKS)]
-        for row in rows[1:]
-    ]
-    ceilings = [
-        [
-            row["method"],
-            f"{np.mean(row['autoencoder']['psnr']):.2f}",
-            *(f"{of(row, task, 'base').mean():.2f}" for task in TASKS),
-            *(f"{of(rows[0], task, 'psnr').mean():.2f}" for task in TASKS),
-            *(f"{of(row, task, 'unprojected').mean():.2f}" for task in TASKS),
-            f"{100 * row['autoencoder']['largest_change']:.0f} %",
-            f"{100 * of(row, 'superres', 'data_residual').max():.0f} %",
-        ]
-        for row in latent
-    ]
-    intro = (
-        f"{len(result['volumes'])} volumes of {result['subjects']} subjects that no network learnt from;"
-        f" {budget:.0f} processor seconds of one thread for each network, and as many for each autoencoder before."
-        " Gain over the classical base in dB of foreground PSNR, mean over volumes, 95 % bootstrap interval."
-    )
-    bound = (
-        "PSNR in dB: of clean patches that were encoded and decoded, the most that can be had in that space; of the"
-        " bases; of the product's network; of the latent network before its image is made to explain the measurement."
-        " Then the largest change of a voxel by the autoencoder alone, and the largest difference from the measured"
-        " slices before projection, of the bright level."
-    )
-    columns = ["", "ceiling", "base, denoising", "base, slices", "U-Net, denoising", "U-Net, slices"]
-    columns += ["latent, denoising", "latent, slices", "voxel changed by", "slices missed by"]
-    where = result["environment"]
-    parts = [
-        f"# Backbones, {result['dims']}-D",
-        intro,
-        report.table(head, body),
-        "## Against the product's network, dB",
-        report.table(["", *words.values()], against),
-        "## What the latent space itself costs",
-        bound,
-        report.table(columns, ceilings),
-        f"Torch {where['packages']['torch']}, {where['processor']}; pack {result['pack_sha256'][:12]}.",
-    ]
-    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from benchmarks import backbone_data, backbones
+from benchmarks import backbone_data, backbone_document, backbones
 from benchmarks.backbone_networks import Autoencoder, DiT, LatentNet, positions
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.training import objective
@@ -86,21 +86,28 @@ def test_the_script_compares_all_and_says_so(
 ) -> None:
     monkeypatch.setattr(backbone_data, "BATCH", {2: 2})
     data.save(tmp_path / "p.npz")
-    backbones.main([str(tmp_path / "p.npz"), "--dims", "2", "--minutes", "0.002", "--results", str(tmp_path)])
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench:backbones_2d -->\n<!-- /bench -->\nafter\n")
+    monkeypatch.setattr(backbones, "PAGE", page)
+    command = [str(tmp_path / "p.npz"), "--dims", "2", "--minutes", "0.002", "--docs"]
+    backbones.main([*command, "--results", str(tmp_path)])
     found = json.loads((tmp_path / "backbones_2d.json").read_text())
     unet, transformer, coarse, fine = found["rows"]
     assert all(row["iterations"] >= 1 and row["seconds"] >= 0.1 for row in found["rows"])
     assert all(0.8e6 < row["parameters"] < 1.2e6 for row in (unet, transformer, coarse))
     assert unet["kflop_a_voxel"] < transformer["kflop_a_voxel"]
     for row in (unet, transformer):  # what was measured is kept by the product's way, missed by a latent space
-        assert backbones.of(row, "superres", "data_residual").max() < 1e-5
+        assert backbone_document.of(row, "superres", "data_residual").max() < 1e-5
     for row in (coarse, fine):
-        assert backbones.of(row, "superres", "data_residual").max() > 1e-2
-        projected, raw = (backbones.of(row, "superres", key) for key in ("psnr", "unprojected"))
+        assert backbone_document.of(row, "superres", "data_residual").max() > 1e-2
+        projected, raw = (backbone_document.of(row, "superres", key) for key in ("psnr", "unprojected"))
         assert (projected > raw).all()
         assert len(row["autoencoder"]["psnr"]) == 2
         assert row["autoencoder"]["largest_change"] > 0.1
-    assert "2 volumes of 2 subjects" in capsys.readouterr().out
+    told = backbone_document.document(found)
+    assert "2 volumes of 2 subjects" in told
+    assert told in capsys.readouterr().out
+    assert told in page.read_text()
 
 
 def test_networks_take_turns(data: Pack) -> None:
