@@ -28,6 +28,13 @@ def each_axis(value: Any) -> Any:
 
 
 Task = Literal["denoise", "superres", "inpaint"]
+Preset = Literal["fast", "balanced", "best"]
+PRESETS: dict[str, dict[str, Any]] = {  # what each sets, unless it is given
+    "fast": {"steps": 4, "flips": False},
+    "balanced": {"steps": 8, "flips": False},
+    "best": {"steps": 16, "flips": True},
+}
+BALANCED = PRESETS["balanced"]
 Kind = Literal["nifti", "dicom"]
 LOCAL, SLURM = "local", "slurm"
 Factor = Annotated[float, Field(ge=1, le=16)]
@@ -40,7 +47,9 @@ class RestoreOptions(Frozen):
     ``noise`` is ``"auto"`` (estimated from the scan), the noise standard deviation in percent of the volume's bright
     foreground level (its 99.5th percentile), or ``None`` for the task's default: estimated for denoising, and 0 for
     super-resolution and inpainting, where 0 means that what was measured is kept exactly. ``samples = 0`` gives the
-    posterior mean only. ``gamma`` is the perception dial: with ``gamma > 0`` an image ``mean + gamma (sample - mean)``
+    posterior mean only. ``preset`` sets ``steps`` and ``flips`` where they are not given (``None``), see ``PRESETS``;
+    with ``flips`` the posterior mean is the mean over all mirror images of the scan, at 8 times the network's cost (4
+    times in 2-D). ``gamma`` is the perception dial: with ``gamma > 0`` an image ``mean + gamma (sample - mean)``
     is made beside the mean, never in its place. ``factor`` (voxels out per voxel in) and ``spacing`` (millimetres) say
     how fine super-resolution becomes: three figures, one an axis of the array, or one for all axes that have more than
     one voxel; neither: isotropic voxels. ``profile`` is the sensitivity of a voxel along the axes that super-resolution
@@ -49,14 +58,25 @@ class RestoreOptions(Frozen):
 
     noise: Literal["auto"] | Annotated[float, Field(ge=0, le=100)] | None = None
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    preset: Preset = "balanced"
     samples: Annotated[int, Field(ge=0, le=1024)] = 0
-    steps: Annotated[int, Field(ge=1, le=1000)] = 8
+    steps: Annotated[int, Field(ge=1, le=1000)] = BALANCED["steps"]
+    flips: bool = BALANCED["flips"]
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     factor: Annotated[tuple[Factor, Factor, Factor], BeforeValidator(each_axis)] | None = None
     spacing: Annotated[tuple[Millimetres, Millimetres, Millimetres], BeforeValidator(each_axis)] | None = None
     profile: Literal["auto", "gaussian", "box", "kspace"] = "auto"
     force: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, given: Any) -> Any:
+        """What is given, over what the preset sets."""
+        if not isinstance(given, dict):
+            return given
+        preset = PRESETS.get(str(given.get("preset")), BALANCED)  # a wrong one is found further on
+        return {**preset, **{name: value for name, value in given.items() if name not in preset or value is not None}}
 
     @model_validator(mode="after")
     def _fit_together(self) -> RestoreOptions:
@@ -65,6 +85,14 @@ class RestoreOptions(Frozen):
         if self.gamma > 0 and self.samples < 1:
             raise ValueError("gamma mixes a posterior sample in; it needs samples of 1 or more.")
         return self
+
+    def mirrored(self, spatial_dims: int) -> int:
+        """Mirror images that the posterior mean is taken over; 1 for the scan alone."""
+        return 2**spatial_dims if self.flips else 1
+
+    def evaluations(self, spatial_dims: int) -> int:
+        """How often the network goes over a scan."""
+        return self.mirrored(spatial_dims) + self.samples * (self.steps - 1)
 
     def unsuited(self, task: Task) -> str:
         """Why a task cannot take these options, in one sentence; empty when it can."""

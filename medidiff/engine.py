@@ -44,19 +44,27 @@ class Engine:
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     calibration: uncertainty.Calibration = field(default_factory=uncertainty.Calibration)
 
-    def denoiser(self, problem: Problem, progress: Progress | None) -> sampler.Denoiser:
-        """The network as the samplers want it: whole images in and out, which explain the measurement."""
+    def denoiser(self, problem: Problem, progress: Progress | None, *, flips: bool = False) -> sampler.Denoiser:
+        """The network as the samplers want it: whole images in and out, which explain the measurement.
+
+        Args:
+            problem: what the network is asked.
+            progress: called with (tiles done, all tiles) of each evaluation.
+            flips: the posterior mean is taken over all mirror images; diffused states are not.
+        """
         count, spatial = problem.base.shape[0], problem.base.shape[1:]
         tiling = tiles.plan(spatial, self.tile or tiles.automatic(spatial), self.halo, self.network.stride)
         views = tiles.pad(problem.views(), tiling)
         inside = (slice(None), *(slice(0, n) for n in spatial))
-        window = partial(devices.run, self.network, self.device)
+        plain = partial(devices.run, self.network, self.device)
+        first = partial(tiles.over_flips, plain) if flips else plain
 
         def one(index: int, z: Tensor | None, theta: float) -> Tensor:
             state = torch.zeros_like(views[:1, 0]) if z is None else tiles.pad(z[index : index + 1], tiling)
             parameters = torch.cat([torch.tensor([theta], dtype=torch.float32), problem.parameters[index]])
             channels = torch.cat([state, views[index]])
             told = progress and (lambda done, total: progress(index * total + done, count * total))
+            window = first if z is None else plain
             answer = tiles.evaluate(window, channels, parameters, tiling, batch=self.batch, progress=told)
             return answer[inside]
 

@@ -35,6 +35,7 @@ OUTSIDE = 15.0  # bytes a voxel of a scan of which only the box of a hole is wor
 KEPT = 14.0  # bytes a voxel of further volumes in the same file
 SAMPLE = 25.0  # bytes a voxel for each sample but the first
 NETWORK = {3: 2.6, 2: 6.2}  # bytes a voxel of a window, for each channel of the finest level
+FLIPS = {3: 55.0, 2: 105.0}  # bytes a voxel of a window, where it is also seen in mirror images
 CONTEXT = 32  # voxels around a hole
 SURVEY = 8e6  # voxels that the survey of a scan on disk looks at at once
 SURVEYED = {3: 55.0, 2: 28.0}  # bytes for each of them
@@ -85,6 +86,7 @@ class Request:
         samples: how many are drawn.
         fine: shape of what super-resolution makes of it, or of the box of a hole; that of the scan by default.
         tile: edge of a window that the user asks for.
+        flips: whether the network also sees mirror images.
     """
 
     shape: tuple[int, ...]
@@ -93,6 +95,7 @@ class Request:
     samples: int = 0
     fine: tuple[int, ...] | None = None
     tile: int | None = None
+    flips: bool = False
 
     @property
     def volume(self) -> tuple[int, ...]:
@@ -200,7 +203,7 @@ def in_blocks(asked: Request, tile: int) -> float:
     slab = min(voxels, max(SURVEY, LEAST * plane))
     surveyed = SURVEYED[asked.network.spatial_dims] * slab + BESIDE * min(voxels - slab, AROUND * plane)
     window = math.prod(_widest(n, tile, asked.network.halo) for n in _window(asked.volume, None, asked))
-    network = NETWORK[asked.network.spatial_dims] * asked.network.channels if asked.network.on_host else 0.0
+    network = _each(asked) if asked.network.on_host else 0.0
     count: float = window
     if asked.network.spatial_dims == 2:  # as many slices as make a block, or all
         count *= min(voxels / math.prod(_window(asked.volume, None, asked)), max(1, PLANES // tile**2))
@@ -264,5 +267,10 @@ def _widest(size: int, tile: int, halo: int, stride: int = 8) -> int:
 def _network(asked: Request, tile: int | None) -> float:
     if not asked.network.on_host:
         return 0.0
-    each = NETWORK[asked.network.spatial_dims] * asked.network.channels
-    return each * math.prod(_window(asked.fine or asked.volume, tile, asked))
+    return _each(asked) * math.prod(_window(asked.fine or asked.volume, tile, asked))
+
+
+def _each(asked: Request) -> float:
+    """Bytes a voxel of a window that the network takes."""
+    dims = asked.network.spatial_dims
+    return NETWORK[dims] * asked.network.channels + (FLIPS[dims] if asked.flips else 0.0)

@@ -175,8 +175,8 @@ class Restorer(ABC):
         Args:
             source: the scan; it must hold one volume.
             mask: what to fill, not 0 inside: a path, a nibabel image, or an array of the scan's shape.
-            **options: fields of ``medidiff.config.RestoreOptions``: ``noise``, ``strength``, ``samples``, ``steps``,
-                ``gamma``, ``seed``, ``factor``, ``spacing``, ``profile``, ``force``.
+            **options: fields of ``medidiff.config.RestoreOptions``: ``noise``, ``strength``, ``preset``, ``samples``,
+                ``steps``, ``flips``, ``gamma``, ``seed``, ``factor``, ``spacing``, ``profile``, ``force``.
 
         Raises:
             UsageError: if an option is wrong, the path holds no scan, or several, or the mask does not suit the task.
@@ -264,7 +264,7 @@ class Pipeline(Restorer):
 
     def on_disk(self, shape: tuple[int, ...], options: RestoreOptions) -> float:
         """Bytes of disk that it takes; see ``Restorer.on_disk``."""
-        asked = Request(shape, self._network, self.task, options.samples, tile=self._engine.tile)
+        asked = Request(shape, self._network, self.task, options.samples, tile=self._engine.tile, flips=options.flips)
         return footprint.choose(asked, footprint.room(self._memory)).disk
 
     def restore(
@@ -308,7 +308,7 @@ class Pipeline(Restorer):
             fine = footprint.fine_shape(shape, volume.spacing, options)
         elif hole is not None:
             fine = footprint.around(hole)
-        return Request(shape, self._network, self.task, options.samples, fine, self._engine.tile)
+        return Request(shape, self._network, self.task, options.samples, fine, self._engine.tile, options.flips)
 
 
 class DenoisePipeline(Pipeline):
@@ -375,7 +375,8 @@ class AutoPipeline(Restorer):
         """Bytes of disk that it takes; see ``Restorer.on_disk``."""
         networks = {Network.of(bundles.read(info.path).settings, self._on_host) for info in self.among}
         room = footprint.room(self._compute.memory)
-        asked = (Request(shape, each, self.task, options.samples, tile=self._compute.tile) for each in networks)
+        tile, flips = self._compute.tile, options.flips
+        asked = (Request(shape, each, self.task, options.samples, tile=tile, flips=flips) for each in networks)
         return max(footprint.choose(each, room).disk for each in asked)
 
     def restore(

@@ -159,7 +159,8 @@ def restore(
     turned = _turned(options, grid)
     posed = posing.pose(task, unit, voxels_of(volume, grid), level, gap, turned, engine.network.spatial_dims)
     record["warnings"] += _beyond(posed, engine)
-    denoise = engine.denoiser(posed.problem, _Counter(progress, options))
+    counter = _Counter(progress, options, engine.network.spatial_dims)
+    denoise = engine.denoiser(posed.problem, counter, flips=options.flips)
     residual, log_variance = sampler.posterior_mean(denoise)
     drawn = [_draw(denoise, residual, posed, options, index) for index in range(options.samples)]
     part = Part(task, posed, on_grid, _kept(task, unit, volume, grid, gap), found, options)
@@ -311,6 +312,8 @@ def record_of(volume: Volume, engine: Engine, options: RestoreOptions, task: Tas
         "noise_band_correlation": round(level.correlation, 4),
         "noise_texture": None if level.texture is None else asdict(level.texture),
         "strength": options.strength,
+        "preset": options.preset,
+        "flips": options.flips,
         "samples": options.samples,
         "steps": options.steps,
         "gamma": options.gamma,
@@ -366,14 +369,15 @@ def timed(begin: float) -> dict[str, Any]:
 
 
 class _Counter:
-    """Counts tiles over all evaluations of the network for a progress display."""
+    """Counts tiles over all evaluations of the network for a progress display; the first may go over mirror images."""
 
-    def __init__(self, progress: Progress | None, options: RestoreOptions) -> None:
+    def __init__(self, progress: Progress | None, options: RestoreOptions, spatial_dims: int) -> None:
         self._progress, self._before = progress, 0
-        self._evaluations = 1 + options.samples * (options.steps - 1)
+        self._each, self._evaluations = options.mirrored(spatial_dims), options.evaluations(spatial_dims)
 
     def __call__(self, done: int, total: int) -> None:
         if self._progress:
-            self._progress(self._before + done, total * self._evaluations)
+            self._progress(self._before + done * self._each, total * self._evaluations)
         if done == total:
-            self._before += total
+            self._before += total * self._each
+            self._each = 1

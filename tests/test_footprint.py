@@ -60,6 +60,12 @@ def test_a_megavoxel_more_costs_the_same_everywhere() -> None:
     assert footprint.on_disk(long) == 2 * footprint.on_disk(short)
 
 
+def test_mirror_images_take_more_of_each_window() -> None:
+    plain, best = (Request((300, 300, 300), flips=flips) for flips in (False, True))
+    assert footprint.in_memory(best, 96) - footprint.in_memory(plain, 96) == pytest.approx(55 * 96**3)
+    assert footprint.in_blocks(best, 192) > footprint.in_blocks(plain, 192)
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [("denoise", "even in small tiles; "), ("superres", "superres cannot go through it in blocks on disk")],

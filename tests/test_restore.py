@@ -205,6 +205,26 @@ def test_progress_counts_every_evaluation_of_the_network(mr, samples, steps, eva
     assert len(network.windows) == evaluations
 
 
+def test_progress_counts_mirror_images(mr):
+    calls: list[tuple[int, int]] = []
+    network = Constant()
+    run(mr, network, lambda *counts: calls.append(counts), noise=8.0, preset="best", samples=1, steps=3, tile=64)
+    assert calls == [(8, 10), (9, 10), (10, 10)]
+    assert len(network.windows) == 10
+
+
+def test_the_mean_is_over_mirror_images_and_samples_start_from_it(mr):
+    scaling, _, scale = posed(mr, 8.0)
+    plain, best = (run(mr, Local(), noise=8.0, preset=preset, samples=1, steps=1) for preset in ("balanced", "best"))
+    assert (best.record["preset"], best.record["flips"], best.record["steps"]) == ("best", True, 1)
+    assert (plain.record["preset"], plain.record["flips"]) == ("balanced", False)
+    moved = np.abs(best.mean - plain.mean) / (scale * scaling.scale)
+    assert 0.001 < moved.mean() < 0.5  # another answer of the network, not another image
+    np.testing.assert_array_equal(best.samples[0], best.mean)
+    fast = run(mr, Local(), noise=8.0, preset="fast")
+    np.testing.assert_array_equal(fast.mean, plain.mean)
+
+
 def test_given_noise_is_percent_of_the_bright_level(mr):
     bright = intensity.bright_level(mr.array)
     record = run(mr, noise=5.0).record

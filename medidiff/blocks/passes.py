@@ -82,7 +82,7 @@ class Work:
         """The network's answer in a block's core, and the core as it becomes an image."""
         posed = self.posed(block.window)
         z = None if state is None else posed.images(torch.from_numpy(self.store.read(state, block.window)))
-        residual, log_variance = self.engine.denoiser(posed.problem, None)(z, theta)
+        residual, log_variance = self.engine.denoiser(posed.problem, None, flips=self.options.flips)(z, theta)
         inside = _image_box(block.inside, posed.planes)
         core = replace(posed, problem=_cropped(posed.problem, inside), unit=posed.unit[block.inside], box=block.core)
         keep = self.kept(posed.unit, block)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from medidiff.cli.options import show_json
 from medidiff.cli.stopping import good_order
-from medidiff.config import ComputeOptions, RestoreOptions, RunConfig, Task, describe
+from medidiff.config import BALANCED, ComputeOptions, RestoreOptions, RunConfig, Task, describe
 from medidiff.errors import ExitCode, NoScanFound, UsageError
 from medidiff.scans.outputs import nifti_stem
 
@@ -105,6 +105,8 @@ def over(file: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any]:
     """The settings of a file with one's own over them."""
     if FINENESS & mine["restore"].keys():  # one question with two ways to answer it
         file["restore"] = {name: value for name, value in file["restore"].items() if name not in FINENESS}
+    if "preset" in mine["restore"]:  # a record holds what another preset set
+        file["restore"] = {name: value for name, value in file["restore"].items() if name not in BALANCED}
     return {**file, **mine, **{section: {**file[section], **mine[section]} for section in SECTIONS}}
 
 

@@ -144,6 +144,25 @@ def evaluate(
     return output
 
 
+def over_flips(network: Evaluate, windows: Tensor, parameters: Tensor) -> Tensor:
+    """The mean of the network's answers to windows and to all their mirror images, each turned back.
+
+    Windows lie on the network's grid with both ends, so a mirror image has the same phase of it: the answer depends on
+    tiles no more than that of the network alone.
+
+    Args:
+        network: see ``evaluate``.
+        windows: (B, C, *window).
+        parameters: (B, P); they tell nothing that a mirror changes.
+    """
+    axes = range(2, windows.ndim)
+    total = network(windows, parameters)
+    for count in range(1, len(axes) + 1):
+        for chosen in itertools.combinations(axes, count):
+            total = total + network(windows.flip(chosen), parameters).flip(chosen)
+    return total * (1.0 / 2.0 ** len(axes))
+
+
 def _groups(tiling: Tiling, batch: int) -> Iterator[list[Tile]]:
     """Tiles of equal window shape in groups of at most ``batch``."""
     waiting: dict[tuple[int, ...], list[Tile]] = {}

@@ -101,7 +101,7 @@ def of_volume(volume: Volume, config: RunConfig, pipeline: pipelines.Pipeline, f
     options, shape = config.restore, volume.array.shape
     if config.task == "superres":
         shape = fine_shape(shape, volume.spacing, options)
-    evaluations = 1 + options.samples * (options.steps - 1)
+    evaluations = options.evaluations(pipeline.engine.network.spatial_dims)
     return found.seconds(math.prod(shape), evaluations * evaluated(pipeline, shape))
 
 

@@ -29,7 +29,8 @@ def of_case(ref: ScanRef, config: RunConfig, able: Sequence[PipelineInfo]) -> Fo
     on_host = config.compute.device in ("auto", "cpu")
     shape, options = (*volume.array.shape, count), config.restore
     fine = footprint.fine_shape(shape[:3], volume.spacing, options) if config.task == "superres" else None
-    asked = Request(shape, Network.of(settings, on_host), config.task, options.samples, fine, config.compute.tile)
+    network, tile = Network.of(settings, on_host), config.compute.tile
+    asked = Request(shape, network, config.task, options.samples, fine, tile, options.flips)
     try:
         return footprint.choose(asked, footprint.room(config.compute.memory, begun=False))
     except OutOfMemory:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from medidiff._version import __version__
 from medidiff.config import Kind, RestoreOptions, RunConfig, kinds
@@ -218,11 +219,21 @@ def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
     if tree.get("pipeline", {}).get("weights_sha256") not in asked.weights:
         return "the pipeline changed"
     before = tree.get("config", {})
-    if before.get("restore") != asked.options.model_dump(mode="json") or before.get("uncertainty") != asked.maps:
+    if not _asks(before.get("restore"), asked.options) or before.get("uncertainty") != asked.maps:
         return "the options changed"
     if kinds(str(before.get("format", "same")), tree["input"].get("kind", "nifti")) != asked.kinds:
         return "the format changed"
     return damaged(tree, folder)
+
+
+def _asks(settings: Any, options: RestoreOptions) -> bool:
+    """Whether settings out of a sidecar, perhaps of an older version that knew fewer, are these options."""
+    if not isinstance(settings, dict):
+        return False
+    try:
+        return RestoreOptions.model_validate(settings) == options
+    except ValidationError:
+        return False
 
 
 def damaged(tree: dict[str, Any], folder: Path) -> str:

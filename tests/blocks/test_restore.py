@@ -82,6 +82,13 @@ def test_samples_and_their_steps(tmp_path: Path) -> None:
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["mean", "sample0", "sample1", "std", "supplied"]
 
 
+@pytest.mark.parametrize("dims", [3, 2])
+def test_mirror_images(dims: int, tmp_path: Path) -> None:
+    found, expected = both(mr((43, 34, 6)), engine(Local(dims)), tmp_path, preset="best", samples=1, steps=2)
+    assert expected.record["flips"]
+    assert_same(found, expected)
+
+
 def test_samples_of_one_step_are_the_mean(tmp_path: Path) -> None:
     found, _ = both(mr(), engine(Local()), tmp_path, samples=1, steps=1)
     np.testing.assert_array_equal(found.samples[0], found.mean)

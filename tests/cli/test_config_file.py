@@ -110,6 +110,22 @@ def test_factor_on_the_command_line_replaces_the_spacing_of_the_file(folder: Pat
     assert (restore["factor"], restore["spacing"]) == ([2.0, 1.0, 1.0], None)
 
 
+def test_preset_of_a_file_and_on_the_command_line(folder: Path, tmp_path: Path) -> None:
+    def steps(*args: object) -> tuple[str, int, bool]:
+        assert run("denoise", *args, "--overwrite") == 0
+        found = config_of(tmp_path / "out" / "run.json")["restore"]
+        return found["preset"], found["steps"], found["flips"]
+
+    file = tmp_path / "run.toml"
+    file.write_text('inputs = "in"\noutput = "out"\nrestore.preset = "best"\nrestore.steps = 6\n')
+    assert steps("--config", file) == ("best", 6, True)
+    assert steps("--config", file, "--steps", 12) == ("best", 12, True)
+    assert steps("--config", file, "--preset", "fast") == ("fast", 4, False)  # what is given goes before the file
+    record = tmp_path / "out" / "run.json"
+    assert steps("--config", record) == ("fast", 4, False)
+    assert steps("--config", record, "--preset", "best", "--steps", 9) == ("best", 9, True)
+
+
 @pytest.mark.parametrize("source", ["run.json", "a_inpainted.json"])
 def test_record_repeats_the_run(folder: Path, scan: Write, tmp_path: Path, source: str) -> None:
     mask = tmp_path / "mask.nii.gz"
@@ -165,6 +181,7 @@ def test_bundle_in_a_folder_is_found_from_the_record(
         ("restore.sed = 3\n", "run.toml: restore.sed: Extra inputs are not permitted (got 3)"),
         ("seed = 3\n", "run.toml: seed: Extra inputs are not permitted (got 3)"),
         ("restore.seed = -3\n", "run.toml: restore.seed: Input should be greater than or equal to 0"),
+        ('restore.preset = "slow"\n', "run.toml: restore.preset: Input should be 'fast', 'balanced' or 'best'"),
         ("restore = 3\n", "restore is not a table"),
         ('task = "superres"\n', "holds settings of superres; run medidiff superres with it"),
         ("output = 3\n", "run.toml: output: "),

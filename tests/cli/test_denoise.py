@@ -80,8 +80,10 @@ def test_flags_reach_the_settings(folder: Path, tmp_path: Path, fake: ModuleType
     assert sidecar["config"]["restore"] == {
         "noise": 9.0,
         "strength": 0.5,
+        "preset": "balanced",
         "samples": 3,
         "steps": 5,
+        "flips": False,
         "gamma": 0.3,
         "seed": 7,
         "factor": None,
@@ -92,6 +94,24 @@ def test_flags_reach_the_settings(folder: Path, tmp_path: Path, fake: ModuleType
     assert sidecar["config"]["uncertainty"] is False
     assert (computes[0].device, computes[0].precision, computes[0].threads) == ("cpu", "fp32", 2)
     assert not (tmp_path / "out" / "b c_denoised.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps", "flips"),
+    [
+        ("", 8, False),
+        ("--preset balanced", 8, False),
+        ("--preset fast", 4, False),
+        ("--preset best", 16, True),
+        ("--preset fast --steps 8", 8, False),
+        ("--steps 3 --preset best", 3, True),
+    ],
+)
+def test_preset_sets_what_is_not_given(folder: Path, tmp_path: Path, flags: str, steps: int, flips: bool) -> None:
+    assert denoise(folder, "-o", tmp_path / "out", "--include", "a*", *flags.split()) == 0
+    sidecar = json.loads((tmp_path / "out" / "a_denoised.json").read_text())["config"]["restore"]
+    assert (sidecar["steps"], sidecar["flips"]) == (steps, flips)
+    assert sidecar["preset"] == (flags.partition("--preset ")[2].split() or ["balanced"])[0]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -107,6 +109,32 @@ def test_plain_images_have_no_seam(spatial, kind):
         kernel = Blocks(len(spatial), stride).smooth.weight.detach()
         expected = 7 * float(kernel.sum() + 3 * stride ** len(spatial)) + 5
         assert torch.all(whole[inner] == expected)
+
+
+def run_mirrored(image: Tensor, tile: int | None, halo: int, stride: int) -> Tensor:
+    tiling = tiles.plan(image.shape, tile, halo, stride)
+    network = partial(tiles.over_flips, Blocks(image.ndim, stride))
+    with torch.inference_mode():
+        answer = tiles.evaluate(network, tiles.pad(image[None], tiling), torch.tensor([5.0]), tiling)
+    return answer[(slice(None), *(slice(0, n) for n in image.shape))]
+
+
+@pytest.mark.parametrize("spatial", [(40, 33), (30, 18, 27)])
+def test_mirror_images_make_the_kernel_symmetric_whatever_the_cut(spatial):
+    image = torch.randint(-8, 9, spatial, generator=torch.Generator().manual_seed(1)).float()
+    found = run_mirrored(image, None, 0, 4)
+    assert torch.equal(found, run_mirrored(image, 24, 4, 4))
+    axes = range(len(spatial))
+    network = Blocks(len(spatial), 4)
+    kernel = network.smooth.weight.data
+    subsets = [chosen for count in range(len(axes) + 1) for chosen in itertools.combinations(axes, count)]
+    symmetric = sum(kernel.flip([2 + axis for axis in chosen]) for chosen in subsets) / len(subsets)
+    assert not torch.equal(symmetric, kernel)
+    network.smooth.weight.data = symmetric
+    tiling = tiles.plan(spatial, None, 0, 4)
+    with torch.inference_mode():
+        expected = network(tiles.pad(image[None], tiling)[None], torch.tensor([[5.0]]))[0, 0]
+    torch.testing.assert_close(found[0], expected[tuple(slice(0, n) for n in spatial)], rtol=1e-6, atol=1e-4)
 
 
 def test_too_small_a_halo_is_seen():

@@ -47,6 +47,8 @@ def test_seconds_of_a_volume_are_voxels_and_evaluations(mr: pipelines.Pipeline) 
     assert estimate.of_volume(volume, config, mr, found) == pytest.approx(voxels * 4e-6)
     many = config.model_copy(update={"restore": RestoreOptions(samples=8, steps=8)})
     assert estimate.of_volume(volume, many, mr, found) == pytest.approx(voxels * (3e-6 + 57e-6))
+    best = config.model_copy(update={"restore": RestoreOptions(preset="best", samples=2)})
+    assert estimate.of_volume(volume, best, mr, found) == pytest.approx(voxels * (3e-6 + (8 + 2 * 15) * 1e-6))
     finer = config.model_copy(update={"task": "superres", "restore": RestoreOptions(factor=(1, 1, 2))})
     assert estimate.of_volume(volume, finer, mr, found) == pytest.approx(2 * voxels * 4e-6)
 

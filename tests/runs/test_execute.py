@@ -365,6 +365,18 @@ def test_samples_give_an_uncertainty_map_and_no_samples_take_it_away(go: Go, sca
     assert not (out / share).exists()
 
 
+def test_result_of_a_version_that_knew_fewer_options_still_stands(go: Go, scan: Write, tmp_path: Path) -> None:
+    source, out = scan(tmp_path / "t1.nii.gz"), tmp_path / "out"
+    go(source, output=out)
+    sidecar = out / "t1_denoised.json"
+    tree = json.loads(sidecar.read_text())
+    for name in ("preset", "flips"):
+        del tree["config"]["restore"][name]
+    sidecar.write_text(json.dumps(tree))
+    assert go(source, output=out).record.cases[0].status == "skipped"
+    assert go(source, output=out, restore=RestoreOptions(preset="best")).record.cases[0].status == "done"
+
+
 def outputs_of(sidecar: Path) -> set[str]:
     return {entry["path"] for entry in json.loads(sidecar.read_text())["outputs"]}
 

@@ -53,7 +53,7 @@ def made(go: Go, scan: Write, tmp_path: Path) -> Callable[..., Path]:
         if task != "denoise":
             settings.setdefault("mask", mask_of(source, tmp_path / "mask.nii.gz"))
         options = {"samples": 1, "gamma": 0.5, "seed": 3}
-        options |= {"factor": 2} if task == "superres" else {}
+        options |= ({"factor": 2} if task == "superres" else {}) | settings.pop("options", {})
         go(source, output=tmp_path / "out", task=task, restore=RestoreOptions(**options), **settings)
         return next(path for path in (tmp_path / "out").glob("*.json") if path.name != "run.json")
 
@@ -89,6 +89,21 @@ def test_fresh_result_comes_again_byte_for_byte(made: Callable[..., Path], task:
     assert ("mask" in states(found)) == (task != "denoise")
     assert text_of(found, "re-run") == "the same bytes came again, 4 files"
     assert found.largest is None
+
+
+def test_preset_is_verified_with_its_settings(made: Callable[..., Path], fake: ModuleType) -> None:
+    sidecar = made(options={"preset": "best"})
+    seen: list[RestoreOptions] = []
+    restore = fake.Pipeline.restore
+
+    def spy(self: Any, volume: Any, options: RestoreOptions, **more: Any) -> Any:
+        seen.append(options)
+        return restore(self, volume, options, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake.Pipeline, "restore", spy)
+        assert verify(sidecar).verified
+    assert [(one.preset, one.steps, one.flips) for one in seen] == [("best", 16, True)]
 
 
 def test_fresh_dicom_result_comes_again_byte_for_byte(go: Go, sample_data: Path, tmp_path: Path, task: str) -> None:

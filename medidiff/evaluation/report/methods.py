@@ -86,13 +86,13 @@ def _sampling(evaluation: Evaluation) -> str:
     samples = sorted({int(each.get("samples") or 0) for each in found})
     strengths = sorted({float(each.get("strength", 1.0)) for each in found})
     seeds = ", ".join(sorted({str(each.get("seed", 0)) for each in found}))
-    text = "The posterior mean was taken, without samples"
+    mirrored = " over the scan's mirror images" if any(each.get("flips") for each in found) else ""
+    text = f"The posterior mean was taken{mirrored}, without samples"
     if samples != [0]:
         steps = ", ".join(sorted({str(each.get("steps")) for each in found}))
         drawn = " or ".join(map(str, samples))
-        text = (
-            f"The posterior mean was taken; {drawn} posterior samples of {steps} steps gave the spread (seed {seeds})"
-        )
+        spread = f"{drawn} posterior samples of {steps} steps gave the spread (seed {seeds})"
+        text = f"The posterior mean was taken{mirrored}; {spread}"
     kept = "" if strengths == [1.0] else f"; strength {', '.join(number(each) for each in strengths)}"
     return f"{text}{kept}."
 
