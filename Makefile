@@ -42,7 +42,7 @@ pictures: demo  ## draw the documentation's pictures again
 	cp $(DEMO)/before_after.png $(DEMO)/superres.png $(DEMO)/inpaint.png docs/images/
 
 test: $(VENV)/.checks  ## run the tests (not the slow ones), a process on each core, four at most
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.checks  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
