@@ -221,7 +221,7 @@ def repeats(result: Result) -> str:
 def slices(result: Result) -> str:
     """PSNR and SSIM of 2-D images in every setting."""
     rows = result["rows"]
-    parts = [f"{result['data']}."]
+    parts = [f"{result['data']}. White Gaussian noise, of 255; the peers are told its strength, medidiff estimates it."]
     for task, chosen in grouped(rows, lambda row: row["task"]).items():
         groups = grouped(chosen, lambda row: row["setting"])
         peers = peers_of(chosen, ("medidiff",))
