@@ -24,7 +24,7 @@ from medidiff.physics.tasks import SMALLEST_SIGMA, Problem
 from medidiff.restore import Part, untouchable
 from medidiff.survey import Survey
 
-REACH = {3: 8, 2: 16}  # voxels that the classical base looks around itself (6 and 14), as multiples of its blocks
+REACH = {3: 24, 2: 48}  # voxels that the classical base looks around itself (20 and 44), as multiples of its blocks
 SPREAD_REACH = 4  # voxels that the deviation of samples is smoothed over
 
 

@@ -1,7 +1,7 @@
-"""Sliding-window DCT shrinkage: the parameter-free classical estimate that denoising starts from.
+"""Sliding-window DCT shrinkage: the first two stages of the classical base, whose last is in ``grouping``.
 
 Two stages over overlapping blocks: hard thresholding gives a pilot, empirical Wiener shrinkage with that pilot gives
-the estimate; overlapping block estimates are averaged with the inverse of their variance. It is ODCT3D (Manjon et
+a better one; overlapping block estimates are averaged with the inverse of their variance. It is ODCT3D (Manjon et
 al., "New methods for MRI denoising based on sparseness and self-similarity", Medical Image Analysis 2012) with the
 Wiener stage of BM4D (Maggioni et al., IEEE TIP 2013) and without block matching. Blocks start on a quincunx-like
 quarter of the voxels, which costs a quarter of the full overlap and, measured, 0.05 dB.
@@ -55,7 +55,7 @@ def _origins(block: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
             yield origin
 
 
-def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None) -> Tensor:
     """Denoise an image whose noise has unit variance.
 
     Args:
@@ -64,37 +64,35 @@ def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None
         variances: of each coefficient of a block (``texture.block_variances``); ``None`` for white noise.
 
     Returns:
-        The estimate, and its expected variance in units of the noise variance (the mean Wiener gain of the blocks
-        over each voxel: what part of the noise the estimate still holds); both of ``noisy``'s shape.
+        The estimate, of ``noisy``'s shape.
     """
-    spatial = tuple(noisy.shape[-spatial_dims:])
-    block = block_shape(spatial)
-    if spatial_dims == 2:  # a batch of planes is a volume whose blocks are one plane thick
-        images, edges = noisy.reshape(1, -1, *spatial), (1, *block)
-    else:
-        images, edges = noisy.reshape(-1, *spatial), block
-    spread = torch.ones(math.prod(block)) if variances is None else variances
+    images, edges = volumes(noisy, spatial_dims)
+    spread = torch.ones(math.prod(edges)) if variances is None else variances
     transform = _Transform(edges, spread.to(noisy.device, torch.float32))
-    estimate, variance = torch.empty_like(images), torch.empty_like(images)
-    for image, mean, error in zip(images, estimate, variance, strict=True):
-        _shrink_volume(image, transform, mean, error)
-    return estimate.reshape(noisy.shape), variance.reshape(noisy.shape)
+    return torch.stack([_shrink_volume(image, transform) for image in images]).reshape(noisy.shape)
 
 
-def _shrink_volume(image: Tensor, transform: _Transform, estimate: Tensor, variance: Tensor) -> None:
-    """Both stages; writes into ``estimate`` and ``variance``."""
+def volumes(images: Tensor, spatial_dims: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Images as (volumes, I, J, K), and the edges of their blocks; a batch of planes is one volume of thin blocks."""
+    spatial = tuple(images.shape[-spatial_dims:])
+    block = block_shape(spatial)
+    if spatial_dims == 2:
+        return images.reshape(1, -1, *spatial), (1, *block)
+    return images.reshape(-1, *spatial), block
+
+
+def _shrink_volume(image: Tensor, transform: _Transform) -> Tensor:
+    """Both stages."""
     block = transform.block
     before = [n - 1 for n in block]
     after = [n - 1 + (-(size + 2 * (n - 1))) % n for size, n in zip(image.shape, block, strict=True)]
     noisy = extend(image, before, after).unflatten(-1, (-1, block[-1])).transpose(-1, -2).contiguous()
-    pilot, _ = _stage(noisy, None, transform)
+    found = _stage(noisy, _stage(noisy, None, transform), transform)
     inside = tuple(slice(p, p + size) for p, size in zip(before, image.shape, strict=True))
-    for target, found in zip((estimate, variance), _stage(noisy, pilot, transform), strict=True):
-        assert found is not None
-        target.copy_(found.transpose(-1, -2).flatten(-2)[inside])
+    return found.transpose(-1, -2).flatten(-2)[inside]
 
 
-def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[Tensor, Tensor | None]:
+def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> Tensor:
     """One pass over all block grids: hard thresholding without a pilot, Wiener shrinkage with one.
 
     Args:
@@ -103,10 +101,9 @@ def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[
         transform: of the blocks.
 
     Returns:
-        The estimate and, with a pilot, its variance; same shape.
+        The estimate, same shape.
     """
     weighted, weights = torch.zeros_like(noisy), torch.zeros_like(noisy)
-    variance = None if pilot is None else torch.zeros_like(noisy)
     size, on_cpu = transform.size, noisy.device.type == "cpu"
     together = _TOGETHER if on_cpu else _TOGETHER_ELSEWHERE
 
@@ -124,9 +121,6 @@ def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[
             gain[0] = 1
             weight = (transform.spread @ torch.mul(gain, gain, out=spare)).reciprocal_()
             blocks.corners(weights).copy_(weight.view(blocks.counts))
-            if variance is not None:
-                kept = (transform.spread @ gain).mul_(weight).div_(size)
-                blocks.corners(variance).copy_(kept.view(blocks.counts))
             transform.inverse(coefficients.mul_(gain).mul_(weight), spare)
             blocks.add_unfolded(spare, coefficients, weighted)
 
@@ -136,7 +130,7 @@ def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[
     # the outermost voxels of the extension lie in no block of some grids; they are cropped away, so any finite value
     # does
     total = _over_blocks(weights, transform.block).clamp_(min=1e-12)
-    return weighted.div_(total), None if variance is None else _over_blocks(variance, transform.block).div_(total)
+    return weighted.div_(total)
 
 
 class _Transform:

@@ -1,0 +1,237 @@
+"""The best linear estimate of a block from blocks like it: the last stage of the classical base.
+
+Around each reference block lie blocks that look alike in a pilot image. Their mean and covariance make the linear
+estimate of least mean square error for each of them: ``mean + C (C + I)^-1 (noisy - mean)``; overlapping estimates are
+averaged with the inverse of their variance. It is LPG-PCA (Zhang, Dong, Zhang and Shi, "Two-stage image denoising by
+principal component analysis with local pixel grouping", Pattern Recognition 2010) on volumes, with a pilot as in
+PRI-NL-PCA (Manjon, Coupe and Buades, "MRI noise estimation and denoising using non-local PCA", Medical Image Analysis
+2015). Similar blocks count by degrees, the least similar of the chosen not at all, so that the result is a continuous
+function of the pilot and does not jump where two blocks are almost equally far.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medidiff.physics.extend import extend
+from medidiff.physics.shrinkage import block_basis, volumes
+from medidiff.physics.threads import in_threads
+
+COUNT = 40  # blocks in a group
+SCALES = (1.25, 0.8)  # of the pilot's covariance in each round: the first pilot lacks what its thresholds took away
+_REACH = 2  # voxels that a block of a group lies away from its reference, at most
+_TOGETHER = 512  # groups worked on at a time
+_SMALLEST = 1e-3  # of the noise variance: what a block's estimate is never surer than
+_NEARER = 1e-4  # of the noise variance for each squared voxel away: among equal blocks those nearest count, itself first
+_RIDGE = 1e-6  # of a covariance's trace, where noise is so weak that 1 is lost in rounding
+
+
+def refine(
+    noisy: Tensor, pilot: Tensor, spatial_dims: int = 3, variances: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Denoise an image whose noise has unit variance, given an estimate of it.
+
+    Args:
+        noisy: shape (..., *spatial), in units of the noise standard deviation.
+        pilot: the estimate that the first round's groups are made by, same shape; each round's is the next one's.
+        spatial_dims: how many trailing axes are spatial, 2 or 3.
+        variances: of each DCT coefficient of a block (``texture.block_variances``); ``None`` for white noise.
+
+    Returns:
+        The estimate, and its expected variance in units of the noise variance; both of ``noisy``'s shape.
+    """
+    images, block = volumes(noisy, spatial_dims)
+    ways = None if variances is None else _whitening(block, variances.to(noisy.device))
+    grid = _Grid.over(tuple(images.shape[1:]), block)
+    estimate, variance = torch.empty_like(images), torch.empty_like(images)
+    for image, first, mean, error in zip(images, pilot.reshape(images.shape), estimate, variance, strict=True):
+        _refine_volume(image, first, grid, ways, mean, error)
+    return estimate.reshape(noisy.shape), variance.reshape(noisy.shape)
+
+
+def _whitening(block: tuple[int, ...], variances: Tensor) -> tuple[Tensor, Tensor]:
+    """``voxels @ first`` has white noise of variance 1, ``coefficients @ second`` leads back."""
+    basis, root = block_basis(block).to(variances.device), variances.double().sqrt()
+    return (basis / root).float(), (basis * root).T.float()
+
+
+def _refine_volume(
+    noisy: Tensor, pilot: Tensor, grid: _Grid, ways: tuple[Tensor, Tensor] | None, estimate: Tensor, variance: Tensor
+) -> None:
+    """All rounds, with groups by the first pilot; writes into ``estimate`` and ``variance``."""
+    images = torch.stack([grid.extend(pilot), grid.extend(noisy)])
+    layers, threads = grid.layers(), torch.get_num_threads() if noisy.device.type == "cpu" else 1
+    found: dict[int, list[_Groups]] = {}
+    for scale in SCALES:
+        sums = [torch.zeros_like(images[0]) for _ in range(3)]
+
+        def work(number: int, scale: float = scale, sums: list[Tensor] = sums) -> None:
+            if number not in found:
+                found[number] = list(grid.groups(images[0], layers[number]))
+            for groups in found[number]:
+                _estimate(images.flatten(1), groups, ways, scale, [each.view(-1) for each in sums])
+
+        for parity in (0, 1):  # neighbours share voxels, those after next do not
+            in_threads(work, range(parity, len(layers), 2), threads)
+        weighted, counts, weights = sums
+        total = grid.over_blocks(counts)
+        torch.div(grid.inside(weighted), total, out=estimate)
+        torch.div(grid.over_blocks(weights), total, out=variance)
+        images[0] = grid.extend(estimate)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Similar blocks: where their first voxels lie in the flattened image, how much each counts, and its voxels.
+
+    Attributes:
+        corners: (groups, COUNT).
+        weights: (groups, COUNT), from 0 to 1.
+        voxels: (block voxels,), relative to the first.
+    """
+
+    corners: Tensor
+    weights: Tensor
+    voxels: Tensor
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Reference blocks, side by side, in an image that is extended so far that all blocks around lie in it.
+
+    Attributes:
+        shape: of the image.
+        block: edges.
+        step: from one reference to the next.
+        counts: references along each axis.
+        reach: voxels between a reference and a block of its group, at most.
+    """
+
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+    step: tuple[int, ...]
+    counts: tuple[int, ...]
+    reach: tuple[int, ...]
+
+    @classmethod
+    def over(cls, shape: tuple[int, ...], block: tuple[int, ...]) -> _Grid:
+        step = tuple(min(edge, 4) for edge in block)
+        counts = tuple(math.ceil(max(n - edge, 0) / s) + 1 for n, edge, s in zip(shape, block, step, strict=True))
+        flat = min(block) == 1  # planes: more room in two dimensions, to find as many
+        reach = tuple(0 if edge == 1 else 2 * _REACH if flat else _REACH for edge in block)
+        return cls(shape, block, step, counts, reach)
+
+    @property
+    def extended(self) -> tuple[int, ...]:
+        """Shape of the extended image."""
+        return tuple(span + 2 * r for span, r in zip(self._span(self.counts), self.reach, strict=True))
+
+    def _span(self, counts: Sequence[int]) -> tuple[int, ...]:
+        return tuple((c - 1) * s + edge for c, s, edge in zip(counts, self.step, self.block, strict=True))
+
+    def extend(self, image: Tensor) -> Tensor:
+        after = [n - r - size for n, r, size in zip(self.extended, self.reach, self.shape, strict=True)]
+        return extend(image, self.reach, after).contiguous()
+
+    def inside(self, extended: Tensor) -> Tensor:
+        """The part of an extended image that is the image."""
+        return extended[tuple(slice(r, r + size) for r, size in zip(self.reach, self.shape, strict=True))]
+
+    def over_blocks(self, corners: Tensor) -> Tensor:
+        """The sum over all blocks that a voxel lies in of a figure that stands at each block's first voxel."""
+        total = corners
+        for axis, edge in enumerate(self.block):
+            values, total = total, total.clone()
+            for step in range(1, edge):
+                count = values.shape[axis] - step
+                total.narrow(axis, step, count).add_(values.narrow(axis, 0, count))
+        return self.inside(total)
+
+    def layers(self) -> list[slice]:
+        """References along the first axis, so many at a time that layers after next share no voxel."""
+        least = max(1, math.ceil((2 * self.reach[0] + self.block[0]) / self.step[0]) - 1)
+        many = max(least, min(self.counts[0], _TOGETHER // math.prod(self.counts[1:])))
+        return [slice(a, min(a + many, self.counts[0])) for a in range(0, self.counts[0], many)]
+
+    def groups(self, pilot: Tensor, layer: slice) -> Iterator[_Groups]:
+        """Groups of the references of a layer."""
+        strides = pilot.stride()
+        shifts = list(itertools.product(*(range(-r, r + 1) for r in self.reach)))
+        flat = pilot.new_tensor([sum(a * b for a, b in zip(shift, strides, strict=True)) for shift in shifts]).long()
+        voxels = _offsets([range(edge) for edge in self.block], strides, pilot.device)
+        rows = max(1, _TOGETHER // ((layer.stop - layer.start) * self.counts[2]))
+        for first in range(0, self.counts[1], rows):
+            counts = (layer.stop - layer.start, min(rows, self.counts[1] - first), self.counts[2])
+            starts = (layer.start * self.step[0], first * self.step[1], 0)
+            corner = [a + r for a, r in zip(starts, self.reach, strict=True)]
+            references = _offsets(
+                [range(a, a + c * s, s) for a, c, s in zip(corner, counts, self.step, strict=True)],
+                strides,
+                pilot.device,
+            )
+            distance = self._distances(pilot, corner, counts, shifts)
+            count = min(COUNT, len(shifts) - 1)
+            nearest, index = distance.topk(count + 1, dim=1, largest=False)
+            order = nearest.max(dim=1, keepdim=True).values
+            weights = 1 - (nearest / order.clamp(min=torch.finfo(order.dtype).tiny)).square()
+            yield _Groups(references[:, None] + flat[index], weights, voxels)
+
+    def _distances(
+        self, pilot: Tensor, corner: Sequence[int], counts: Sequence[int], shifts: Sequence[tuple[int, ...]]
+    ) -> Tensor:
+        """How far blocks are from the references around which they lie, (references, shifts).
+
+        The mean square difference, and a little for each voxel away: where all blocks are equal, as in air without
+        noise, a choice by rounding errors would jump and could leave out the reference itself.
+        """
+        span = self._span(counts)
+        here = pilot[tuple(slice(a, a + n) for a, n in zip(corner, span, strict=True))]
+        found, difference = pilot.new_empty((len(shifts), *counts)), torch.empty_like(here)
+        for row, shift in zip(found, shifts, strict=True):
+            there = pilot[tuple(slice(a + s, a + s + n) for a, s, n in zip(corner, shift, span, strict=True))]
+            torch.sub(there, here, out=difference).square_()
+            row.copy_(torch.nn.functional.avg_pool3d(difference[None], self.block, self.step)[0])
+            row.add_(_NEARER * sum(s * s for s in shift))
+        return found.flatten(1).T.contiguous()
+
+
+def _offsets(axes: Sequence[range], strides: Sequence[int], device: torch.device) -> Tensor:
+    """Places in a flattened image of all combinations of indices."""
+    total = torch.zeros(1, dtype=torch.long, device=device)
+    for axis, stride in zip(axes, strides, strict=True):
+        total = (total[:, None] + torch.arange(axis.start, axis.stop, axis.step, device=device) * stride).flatten()
+    return total
+
+
+def _estimate(
+    images: Tensor, groups: _Groups, ways: tuple[Tensor, Tensor] | None, scale: float, sums: Sequence[Tensor]
+) -> None:
+    """Add what a few groups say: weighted estimates, and at the first voxels of blocks their counts and weights."""
+    index = (groups.corners[..., None] + groups.voxels).flatten()
+    pilot, noisy = (image.index_select(0, index).view(*groups.corners.shape, -1) for image in images)
+    if ways is not None:
+        pilot, noisy = pilot @ ways[0], noisy @ ways[0]
+    weights = groups.weights[..., None]
+    total = weights.sum(dim=1, keepdim=True)
+    mean = (weights * pilot).sum(dim=1, keepdim=True) / total
+    away = pilot.sub_(mean).mul_((scale * weights / total).sqrt())  # C = away^T away
+    gram = away @ away.mT
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    diagonal.add_(1 + _RIDGE * diagonal.sum(dim=1, keepdim=True))
+    root, _ = torch.linalg.cholesky_ex(gram)
+    part = torch.linalg.solve_triangular(root, away, upper=False)  # C (C + I)^-1 = part^T part
+    estimate = mean + noisy.sub_(mean) @ part.mT @ part
+    if ways is not None:
+        estimate, part = estimate @ ways[1], part @ ways[1]
+    variance = part.square().sum(dim=(1, 2), keepdim=True) / part.shape[2] + 1 / total
+    count = weights / variance.clamp(min=_SMALLEST)
+    corners = groups.corners.flatten()
+    sums[0].scatter_add_(0, index, estimate.mul_(count).flatten())
+    sums[1].scatter_add_(0, corners, count.flatten())
+    sums[2].scatter_add_(0, corners, weights.flatten())
