@@ -215,7 +215,10 @@ def verdicts(rows: Sequence[Row], physical: Sequence[Row]) -> list[report.Verdic
         bias = max(abs(row["bias"]) for row in of(rows, MEDIDIFF, percent))
         (seen,) = of(physical, MEDIDIFF, percent)
         blur = max(seen["blur"].values())
+        pairs = zip(of(rows, MEDIDIFF, percent), of(rows, BASE, percent), strict=True)
+        gain = float(np.mean([other["rmse"] - mine["rmse"] for mine, other in pairs]))
         found += [
+            report.Verdict(f"no worse than the {BASE}{at}", f"{gain:+.1f} HU of RMSE in the mean", gain >= 0),
             report.Verdict(f"RMSE at least {CUT:g} % lower{at}", f"{less:.1f} % in the mean", less >= CUT),
             report.Verdict(f"mean bias within {BIAS:g} HU{at}", f"{bias:.2f} HU at worst", bias <= BIAS),
             report.Verdict(

@@ -177,19 +177,23 @@ def described(rows: Sequence[Row], options: argparse.Namespace) -> str:
 
 
 def gains(rows: Sequence[Row], setting: str, over: str) -> Any:
-    """What medidiff gains in a setting, a figure a slice."""
-    chosen = [row["methods"] for row in rows if row["setting"] == setting]
+    """What medidiff gains in a setting, a figure a slice; a task stands for all its settings."""
+    chosen = [row["methods"] for row in rows if setting in (row["setting"], row["task"])]
     return np.array([methods[MEDIDIFF]["psnr"] - methods[over]["psnr"] for methods in chosen])
 
 
 def verdicts(rows: Sequence[Row]) -> list[report.Verdict]:
-    """The goal: better than non-local means at every strength of noise."""
+    """The goals: better than non-local means at every strength of noise, and no task worse than without the network."""
     found = []
     for level in LEVELS:
         gain = gains(rows, f"noise of {level}", NLM)
         text = f"{gain.mean():+.2f} dB in the mean of {gain.size} slices, {gain.min():+.2f} dB at worst"
         goal = f"at least {GOAL:g} dB over {NLM} at noise of {level} of 255"
         found.append(report.Verdict(goal, text, bool(gain.mean() >= GOAL)))
+    for task in dict.fromkeys(row["task"] for row in rows):
+        gain = gains(rows, task, BASE)
+        text = f"{gain.mean():+.2f} dB in the mean, worse on {(gain < 0).sum()} of {gain.size} images"
+        found.append(report.Verdict(f"{task}: no worse than {BASE}", text, bool(gain.mean() >= 0)))
     return found
 
 

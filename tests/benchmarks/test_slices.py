@@ -30,13 +30,19 @@ def test_empty_slices_are_left_out() -> None:
     assert [index for _, index in slices.slices_of(iter([empty]))] == [2, 6]
 
 
-def test_gains_are_differences_of_one_setting() -> None:
+def test_goals_compare_means_of_one_setting_or_task() -> None:
     rows = [
-        {"setting": setting, "methods": {slices.NLM: {"psnr": 20.0}, slices.MEDIDIFF: {"psnr": 20.0 + gain}}}
-        for setting, gain in [("noise of 15", 0.75), ("noise of 25", 0.25), ("noise of 50", 1.0), ("noise of 15", 0.5)]
+        {"task": task, "setting": setting, "methods": {name: {"psnr": 20.0} for name in (slices.NLM, slices.BASE)}}
+        for task, setting in [("denoise", "noise of 15"), ("denoise", "noise of 25"), ("denoise", "noise of 50")] * 2
+        + [("inpaint", "one hole")]
     ]
+    for row, gain in zip(rows, [0.75, 0.25, 1.0, 0.5, 0.25, 0.25, -0.125], strict=True):
+        row["methods"][slices.MEDIDIFF] = {"psnr": 20.0 + gain}
     assert slices.gains(rows, "noise of 15", slices.NLM).tolist() == [0.75, 0.5]
-    assert [verdict.met for verdict in slices.verdicts(rows)] == [True, False, True]
+    assert slices.gains(rows, "inpaint", slices.BASE).tolist() == [-0.125]
+    found = slices.verdicts(rows)
+    assert [verdict.met for verdict in found] == [True, False, True, True, False]
+    assert found[-1].found == "-0.12 dB in the mean, worse on 1 of 1 images"
 
 
 def test_a_run_judges_every_method_on_the_same_slices(
