@@ -1,6 +1,6 @@
 """What the classical base is worth, stage by stage: ``python -m benchmarks.base [SCAN ...]``.
 
-Prints foreground PSNR of hard thresholding alone, of both stages, and of denser and sparser block grids; how far the
+Prints foreground PSNR of each stage, and of other choices in them; how far the
 expected error of the base is from the real one, voxels grouped by it; and how well processes of several smoothnesses
 fill holes.
 """
@@ -8,6 +8,7 @@ fill holes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,13 @@ import torch
 
 from benchmarks.cases import SAMPLES, Case, central, load, real_data
 from benchmarks.report import figure, table
-from medidiff.physics import degradations, holes, shrinkage, tasks
+from medidiff.physics import degradations, grouping, holes, shrinkage, tasks
 from medidiff.physics.fidelity import foreground_psnr, psnr
 from medidiff.training.validation import percentages
 
 SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long04_t2w.nii.gz")
 GROUPS = 6
+ROOMS = {"shrinkage": shrinkage, "grouping": grouping, "tasks": tasks}
 Origins = Callable[[tuple[int, ...]], Iterator[tuple[int, ...]]]
 
 
@@ -33,9 +35,14 @@ def every(step: int) -> Origins:
     return lambda block: (o for o in itertools.product(*(range(n) for n in block)) if sum(o) % step == 0)
 
 
-def only_pilot(noisy: torch.Tensor, pilot: torch.Tensor | None, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+def only_thresholds(noisy: torch.Tensor, pilot: torch.Tensor | None, *rest: object) -> torch.Tensor:
     """The first stage, and nothing in the second."""
-    return STAGE(noisy, None, *rest) if pilot is None else (pilot, torch.ones_like(pilot))
+    return STAGE(noisy, None, *rest) if pilot is None else pilot
+
+
+def no_groups(noisy: torch.Tensor, pilot: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nothing in the last stage."""
+    return pilot, torch.ones_like(pilot)
 
 
 HOLES, HOLE_CROP, RADIUS = 10, 48, (3.0, 10.0)  # voxels
@@ -48,13 +55,29 @@ SMOOTHNESS = {
 }
 
 STAGE = shrinkage._stage
-VARIANTS: dict[str, dict[str, object]] = {
-    "hard thresholds, 16 grids": {"_stage": only_pilot},
-    "both stages, 64 grids": {"_origins": every(1)},
-    "both stages, 32 grids": {"_origins": every(2)},
-    "both stages, 16 grids (medidiff's)": {"_origins": every(4)},
-    "both stages, 8 grids": {"_origins": every(8)},
+Changes = dict[str, object]
+VARIANTS: dict[str, Changes] = {
+    "hard thresholds alone": {"shrinkage._stage": only_thresholds, "tasks.refine": no_groups},
+    "and Wiener shrinkage": {"tasks.refine": no_groups},
+    "hard thresholds, then groups": {"shrinkage._stage": only_thresholds},
+    "all, one round of groups": {"grouping.SCALES": (1.0,)},
+    "all, two rounds (medidiff's)": {},
+    "all, three rounds": {"grouping.SCALES": (1.25, 1.0, 0.8)},
+    "groups of 24 blocks": {"grouping.COUNT": 24},
+    "groups of 56 blocks": {"grouping.COUNT": 56},
+    "groups from 3 voxels around": {"grouping._REACH": 3},
+    "shrinkage on 8 of 16 grids": {"shrinkage._origins": every(8)},
+    "shrinkage on all 64 grids": {"shrinkage._origins": every(1)},
 }
+
+
+def changed(changes: Changes) -> contextlib.ExitStack:
+    """The base with some of its parts replaced."""
+    stack = contextlib.ExitStack()
+    for name, value in changes.items():
+        room, attribute = name.split(".")
+        stack.enter_context(mock.patch.object(ROOMS[room], attribute, value))
+    return stack
 
 
 def pose(case: Case, percent: float) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +100,7 @@ def main() -> None:
     rows = []
     for name, changes in VARIANTS.items():
         begin = time.process_time()
-        with mock.patch.multiple(shrinkage, **changes):
+        with changed(changes):
             found = [[foreground_psnr(pose(case, p)[0], case.clean) for p in percentages("MR")] for case in cases]
         rows.append([name, *(figure(v) for v in np.mean(found, axis=0)), figure(time.process_time() - begin, 1)])
     names = ", ".join(case.name for case in cases)
