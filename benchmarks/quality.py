@@ -11,6 +11,8 @@ easier.
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -32,7 +34,8 @@ LEVELS = (3.0, 9.0, 15.0)
 NOISY, NLM_DEFAULT, NLM = "noisy input", "DIPY NLM, its default", "DIPY NLM, best setting"
 BM4D, BASE = "BM4D, Rician mean inverted", "medidiff's classical base"
 KNOWN, BLIND = "medidiff, noise known", "medidiff, noise estimated"
-ORDER = (NOISY, NLM_DEFAULT, NLM, BM4D, BASE, KNOWN, BLIND)
+PEERS = (NLM_DEFAULT, NLM, BM4D)
+ORDER = (NOISY, *PEERS, BASE, KNOWN, BLIND)
 GAIN_OVER_NLM, LARGEST_BLIND_LOSS = 1.0, 0.3  # dB: the goals
 HIGH = (9.0, 15.0)  # percent at which the gain over NLM is a goal
 LOW = 3.0  # percent at which the input must not be made worse
@@ -54,10 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wanted = [name for name in wanted if name not in (NLM, NLM_DEFAULT)]
         print("DIPY is not installed (pip install 'medidiff[baselines]'): no comparison with non-local means.")
 
+    earlier = json.loads(options.peers.read_text(encoding="utf-8"))["rows"] if options.peers else []
     begin, rows = time.perf_counter(), []
     for case in images:
         for percent in options.noise:
-            rows.append(measure(case, percent, wanted, pipeline, threads, options.seed))
+            rows.append(measure(case, percent, wanted, pipeline, threads, options.seed, earlier))
             print(line(rows[-1]), flush=True)
     if not rows:
         raise SystemExit(f"There is nothing to judge on: {describe(options, crop)}.")
@@ -109,6 +113,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tune-nlm", action="store_true", help="compare settings of DIPY's NLM on the first volume, then stop"
     )
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        metavar="JSON",
+        help="an earlier result: what it says of NLM and BM4D on the very same images is not measured again",
+    )
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     parser.add_argument(
         "--readme", type=Path, nargs="?", const=cases.ROOT / "README.md", help="also update the table in the README"
@@ -136,8 +146,16 @@ def describe(options: argparse.Namespace, crop: int | None) -> str:
     return f"{options.modality} volumes of the {options.split} subjects, {part}"
 
 
-def measure(case: Case, percent: float, wanted: Sequence[str], pipeline: Pipeline, threads: int, seed: int) -> Row:
-    """All methods on one noisy image."""
+def measure(
+    case: Case,
+    percent: float,
+    wanted: Sequence[str],
+    pipeline: Pipeline,
+    threads: int,
+    seed: int,
+    earlier: Sequence[Row] = (),
+) -> Row:
+    """All methods on one noisy image; peers not again, whose figures on this very image are in ``earlier``."""
     noisy, sigma = case.noisy(percent, seed), case.sigma(percent)
     row: Row = {
         "volume": case.name,
@@ -147,10 +165,28 @@ def measure(case: Case, percent: float, wanted: Sequence[str], pipeline: Pipelin
         "noise": percent,
         "methods": {},
     }
-    for name, restored, seconds, extra in restorations(case, noisy, sigma, wanted, pipeline, threads):
+    had = (
+        {}
+        if NOISY not in wanted
+        else peers_of(row, metrics.denoised(noisy, case.clean, noisy, sigma, case.law), earlier)
+    )
+    missing = [name for name in wanted if name not in had]
+    for name, restored, seconds, extra in restorations(case, noisy, sigma, missing, pipeline, threads):
         figures = metrics.denoised(restored, case.clean, noisy, sigma, case.law)
         row["methods"][name] = {**figures, "seconds": round(seconds, 2), **extra}
+    row["methods"] = {name: had[name] if name in had else row["methods"][name] for name in wanted}
     return row
+
+
+def peers_of(row: Row, noisy: dict[str, float], earlier: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Figures of peers in a row of an earlier result, whose noisy image gives the same figures to six digits."""
+    for other in earlier:
+        if all(other[key] == row[key] for key in ("volume", "shape", "law", "noise")):
+            figures = other["methods"][NOISY]
+            pairs = [(figures[key], value) for key, value in noisy.items()]
+            if all(one == two or (one and two and math.isclose(one, two, rel_tol=1e-6)) for one, two in pairs):
+                return {name: found for name, found in other["methods"].items() if name in PEERS}
+    return {}
 
 
 def restorations(

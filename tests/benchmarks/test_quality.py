@@ -135,3 +135,19 @@ def test_a_run_on_a_sample_writes_tables_and_results(tiny_home: Path, tmp_path: 
     assert set(psnr) >= {quality.NOISY, quality.BASE, quality.KNOWN, quality.BLIND}
     assert f"| {quality.BASE} |" in page.read_text()
     assert "the shipped samples" in (tmp_path / "quality.md").read_text()
+
+
+def test_peers_are_taken_over_from_the_very_same_image_alone() -> None:
+    row = {"volume": "head", "shape": [4, 4, 4], "law": "rician", "noise": 9.0}
+    figures = {"psnr": 20.0, "ssim": 0.5, "dark_bias": None, "removed": 0.0}
+    methods = {
+        "noisy input": figures,
+        "BM4D, Rician mean inverted": {"psnr": 30.0},
+        "medidiff, noise known": {"psnr": 31.0},
+    }
+    earlier = [row | {"noise": 3.0, "methods": {}}, row | {"methods": methods}]
+    taken = {"BM4D, Rician mean inverted": {"psnr": 30.0}}
+    assert quality.peers_of(row, figures | {"psnr": 20.0 + 1e-12}, earlier) == taken
+    assert quality.peers_of(row, figures | {"psnr": 20.001}, earlier) == {}
+    assert quality.peers_of(row, figures | {"dark_bias": 0.1}, earlier) == {}
+    assert quality.peers_of(row | {"shape": [4, 4, 5]}, figures, earlier) == {}
