@@ -27,9 +27,9 @@ COUNT = 40  # blocks in a group
 SCALES = (1.25, 0.8)  # of the pilot's covariance in each round: the first pilot lacks what its thresholds took away
 _REACH = 2  # voxels that a block of a group lies away from its reference, at most
 _TOGETHER = 512  # groups worked on at a time
-_SMALLEST = 1e-3  # of the noise variance: what a block's estimate is never surer than
-_NEARER = 1e-4  # of the noise variance for each squared voxel away: among equal blocks those nearest count, itself first
-_RIDGE = 1e-6  # of a covariance's trace, where noise is so weak that 1 is lost in rounding
+_NEARER = 1e-4  # of the noise variance for each squared voxel away: of equal blocks those nearest count, itself first
+_STRONG = 1e4  # trace of a covariance beyond which the noise's variance of 1 beside it needs double precision
+_RIDGE = 2e-15  # of that trace, where noise is so weak that even then 1 is lost in rounding
 
 
 def refine(
@@ -221,16 +221,18 @@ def _estimate(
     total = weights.sum(dim=1, keepdim=True)
     mean = (weights * pilot).sum(dim=1, keepdim=True) / total
     away = pilot.sub_(mean).mul_((scale * weights / total).sqrt())  # C = away^T away
+    if float(away.square().sum(dim=(1, 2)).max()) > _STRONG:
+        away, noisy, mean = away.double(), noisy.double(), mean.double()
     gram = away @ away.mT
     diagonal = gram.diagonal(dim1=1, dim2=2)
     diagonal.add_(1 + _RIDGE * diagonal.sum(dim=1, keepdim=True))
     root, _ = torch.linalg.cholesky_ex(gram)
     part = torch.linalg.solve_triangular(root, away, upper=False)  # C (C + I)^-1 = part^T part
-    estimate = mean + noisy.sub_(mean) @ part.mT @ part
+    estimate, part = (mean + noisy.sub_(mean) @ part.mT @ part).float(), part.float()
     if ways is not None:
         estimate, part = estimate @ ways[1], part @ ways[1]
     variance = part.square().sum(dim=(1, 2), keepdim=True) / part.shape[2] + 1 / total
-    count = weights / variance.clamp(min=_SMALLEST)
+    count = weights / variance
     corners = groups.corners.flatten()
     sums[0].scatter_add_(0, index, estimate.mul_(count).flatten())
     sums[1].scatter_add_(0, corners, count.flatten())

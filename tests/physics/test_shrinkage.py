@@ -46,45 +46,38 @@ def test_block_fits_the_image(spatial, block):
 @pytest.mark.parametrize("shape", [(9, 10, 11), (12, 7, 1), (5, 1, 1), (1, 1, 1), (3, 2, 2)])
 def test_constant_is_itself(shape):
     image = torch.full(shape, 1234.5)
-    estimate, variance = shrink(image)
-    torch.testing.assert_close(estimate, image, atol=0, rtol=1e-6)
-    # the mean is kept in each block and nothing else, so that share of the noise remains
-    torch.testing.assert_close(variance, torch.full(shape, 1 / np.prod(block_shape(shape))).float())
+    torch.testing.assert_close(shrink(image), image, atol=0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("slope", [0.5, 1.0, 3.0, 10.0])
 def test_ramp_is_itself_away_from_the_border(slope):
     ramp = slope * torch.arange(40.0)[:, None, None].expand(40, 12, 12)
-    estimate, _ = shrink(ramp)
+    estimate = shrink(ramp)
     inner, everywhere = (estimate - ramp)[4:-4].abs().max(), (estimate - ramp).abs().max()
     assert float(inner) < 0.005  # of the noise standard deviation
     assert float(everywhere) < 0.1
 
 
 @pytest.mark.parametrize("shape", [(48, 48, 48), (96, 96, 1), (200, 200), (48, 48, 2)])
-def test_noise_on_a_constant_falls_to_what_is_promised(shape):
-    estimate, variance = shrink(100 + noise(*shape), len(shape))
-    error = float((estimate - 100).square().mean())
-    promised = float(variance.mean())
-    # one block's estimate keeps the promised part; averaging the overlapping ones helps, least in a stack of two
-    assert 0.4 * promised < error < 1.1 * promised
-    assert promised < 0.08
+def test_noise_on_a_constant_falls_to_little_more_than_a_mean_of_a_block(shape):
+    error = float((shrink(100 + noise(*shape), len(shape)) - 100).square().mean())
+    # averaging the overlapping blocks helps, least in a stack of two
+    share = error * float(np.prod(block_shape(shape)))
+    print(f"\n{shape}: {share:.2f}")
+    assert 0.5 < share < 2.5
 
 
 def test_nothing_but_noise_is_wanted_gone():
-    """A signal far above the noise everywhere in the spectrum survives, and the promise says so."""
+    """A signal far above the noise everywhere in the spectrum survives."""
     strong = 1000 * noise(24, 24, 24, seed=1)
-    estimate, variance = shrink(strong + noise(24, 24, 24, seed=2))
-    inner = (slice(4, -4),) * 3  # mirrored blocks hold each voxel twice: there the promise falls to a half
-    assert float(variance[inner].min()) > 0.95
-    assert float(variance.min()) > 0.5
+    estimate = shrink(strong + noise(24, 24, 24, seed=2))
     assert float((estimate - strong).square().mean()) == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.parametrize(("percent", "gain"), [(3, 3.9), (9, 6.6), (15, 8.2)])
 def test_phantom_gains(head, add_noise, percent, gain):
     noisy = add_noise("gaussian", head, percent / 100)
-    estimate = shrink(torch.from_numpy(noisy) / (percent / 100))[0].numpy() * (percent / 100)
+    estimate = shrink(torch.from_numpy(noisy) / (percent / 100)).numpy() * (percent / 100)
     found = foreground_psnr(estimate, head) - foreground_psnr(noisy, head)
     print(f"\n{percent} %: +{found:.2f} dB")
     assert found == pytest.approx(gain, abs=0.3)
@@ -94,8 +87,7 @@ def test_batch_is_single_images():
     batch = noise(3, 13, 9, 10) * torch.tensor([1.0, 3, 10]).reshape(3, 1, 1, 1)
     together = shrink(batch)
     for i in range(3):
-        for a, b in zip(together, shrink(batch[i]), strict=True):
-            torch.testing.assert_close(a[i], b)
+        torch.testing.assert_close(together[i], shrink(batch[i]))
 
 
 def test_same_bits_with_any_number_of_threads(monkeypatch):
@@ -109,38 +101,33 @@ def test_same_bits_with_any_number_of_threads(monkeypatch):
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    for single, several in zip(*results, strict=True):
-        assert torch.equal(single, several)
+    assert torch.equal(*results)
 
 
 def test_plane_is_the_same_in_two_and_in_three_dimensions():
     image = 3 * noise(21, 18)
-    for plane, volume in zip(shrink(image, 2), shrink(image[:, :, None], 3), strict=True):
-        torch.testing.assert_close(plane, volume[:, :, 0])
+    torch.testing.assert_close(shrink(image, 2), shrink(image[:, :, None], 3)[:, :, 0])
 
 
 def test_symmetries():
     image = 2 * noise(17, 17, 17) + torch.arange(17.0)
-    estimate, variance = shrink(image)
+    estimate = shrink(image)
     for other, back in [
         (shrink(-image), lambda e: -e),
         (shrink(image + 64), lambda e: e - 64),
         (shrink(image.permute(2, 0, 1)), lambda e: e.permute(1, 2, 0)),
     ]:
-        torch.testing.assert_close(back(other[0]), estimate, atol=1e-3, rtol=0)
-        assert float(other[1].mean()) == pytest.approx(float(variance.mean()), rel=1e-4)
+        torch.testing.assert_close(back(other), estimate, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7), (9, 10, 1), (3, 2, 6)])
 def test_same_as_block_by_block(shape):
     image = (3 * noise(*shape, seed=4) + 2 * torch.arange(float(shape[0]))[:, None, None]).numpy()
-    estimate, variance = shrink(torch.from_numpy(image))
-    expected, promised = plain_shrink(image.astype(np.float64))
-    np.testing.assert_allclose(estimate.numpy(), expected, atol=1e-4)
-    np.testing.assert_allclose(variance.numpy(), promised, atol=1e-5)
+    expected = plain_shrink(image.astype(np.float64))
+    np.testing.assert_allclose(shrink(torch.from_numpy(image)).numpy(), expected, atol=1e-4)
 
 
-def plain_shrink(image: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def plain_shrink(image: NDArray[np.float64]) -> NDArray[np.float64]:
     """Two loops over every block, written from the description of the method alone."""
     block = block_shape(image.shape)
     # just so far that every block that touches the image fits, and whole blocks
@@ -179,9 +166,6 @@ def plain_shrink(image: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
             gain = power / (power + 1)
             gain.flat[0] = 1
             restored = fft.idctn(gain * fft.dctn(padded[where], norm="ortho"), norm="ortho")
-            yield where, restored, np.full(block, gain.mean()), 1 / np.square(gain).sum()
+            yield where, restored, 1 / np.square(gain).sum()
 
-    parts = list(wiener())
-    _, estimate = average((where, restored, weight) for where, restored, _, weight in parts)
-    _, variance = average((where, kept, weight) for where, _, kept, weight in parts)
-    return estimate, variance
+    return average(wiener())[1]

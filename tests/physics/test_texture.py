@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medidiff.physics import degradations, noise, texture
+from medidiff.physics.grouping import refine
 from medidiff.physics.shrinkage import dct_matrix, shrink
 from medidiff.physics.texture import WHITE, Texture
 
@@ -100,9 +101,15 @@ def test_shrinkage_that_knows_the_texture_is_better(body):
     def error(image: torch.Tensor) -> float:
         return float((image - clean)[clean > 0.25].square().mean().sqrt())
 
-    told, promised = shrink(noisy / sigma, 3, variances)
-    assert error(told * sigma) < 0.85 * error(shrink(noisy / sigma)[0] * sigma)
+    told, white = shrink(noisy / sigma, 3, variances), shrink(noisy / sigma)
+    assert error(told * sigma) < 0.85 * error(white * sigma)
     assert error(told * sigma) < 0.45 * sigma
-    assert error(told * sigma) == pytest.approx(sigma * float((promised * (2 - promised)).mean()) ** 0.5, rel=0.5)
-    white, told_white = shrink(noisy / sigma)[0], shrink(noisy / sigma, 3, torch.ones(64))[0]
-    torch.testing.assert_close(white, told_white)
+    torch.testing.assert_close(white, shrink(noisy / sigma, 3, torch.ones(64)))
+    last, promised = refine(noisy / sigma, told, 3, variances)
+    untold, _ = refine(noisy / sigma, white)
+    print(f"\n{[round(error(e * sigma) / sigma, 3) for e in (white, told, untold, last)]} of sigma")
+    assert error(last * sigma) < error(told * sigma)
+    assert error(last * sigma) < 0.85 * error(untold * sigma)
+    assert error(last * sigma) == pytest.approx(sigma * float((promised * (2 - promised)).mean()) ** 0.5, rel=0.5)
+    part = (noisy[:, :20, :20] / sigma, white[:, :20, :20])
+    torch.testing.assert_close(refine(*part, 3, torch.ones(64)), refine(*part), atol=1e-3, rtol=0)
