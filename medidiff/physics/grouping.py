@@ -28,7 +28,8 @@ SCALES = (1.25, 0.8)  # of the pilot's covariance in each round: the first pilot
 _REACH = 2  # voxels that a block of a group lies away from its reference, at most
 _TOGETHER = 512  # groups worked on at a time
 _NEARER = 1e-4  # of the noise variance for each squared voxel away: of equal blocks those nearest count, itself first
-_STRONG = 1e4  # trace of a covariance beyond which the noise's variance of 1 beside it needs double precision
+_MEANS = 0.5  # what averaging over groups leaves of the variance of their means, measured on brains
+_STRONG = 1e5  # trace of a covariance beyond which the noise's variance of 1 beside it needs double precision
 _RIDGE = 2e-15  # of that trace, where noise is so weak that even then 1 is lost in rounding
 
 
@@ -79,10 +80,10 @@ def _refine_volume(
 
         for parity in (0, 1):  # neighbours share voxels, those after next do not
             in_threads(work, range(parity, len(layers), 2), threads)
-        weighted, counts, weights = sums
+        weighted, counts, variances = sums
         total = grid.over_blocks(counts)
         torch.div(grid.inside(weighted), total, out=estimate)
-        torch.div(grid.over_blocks(weights), total, out=variance)
+        torch.div(grid.over_blocks(variances), total, out=variance)
         images[0] = grid.extend(estimate)
 
 
@@ -212,7 +213,7 @@ def _offsets(axes: Sequence[range], strides: Sequence[int], device: torch.device
 def _estimate(
     images: Tensor, groups: _Groups, ways: tuple[Tensor, Tensor] | None, scale: float, sums: Sequence[Tensor]
 ) -> None:
-    """Add what a few groups say: weighted estimates, and at the first voxels of blocks their counts and weights."""
+    """Add what a few groups say: weighted estimates, and at the first voxels of blocks their counts and variances."""
     index = (groups.corners[..., None] + groups.voxels).flatten()
     pilot, noisy = (image.index_select(0, index).view(*groups.corners.shape, -1) for image in images)
     if ways is not None:
@@ -231,9 +232,9 @@ def _estimate(
     estimate, part = (mean + noisy.sub_(mean) @ part.mT @ part).float(), part.float()
     if ways is not None:
         estimate, part = estimate @ ways[1], part @ ways[1]
-    variance = part.square().sum(dim=(1, 2), keepdim=True) / part.shape[2] + 1 / total
-    count = weights / variance
+    kept = part.square().sum(dim=(1, 2), keepdim=True) / part.shape[2]
+    count = weights / (kept + 1 / total)
     corners = groups.corners.flatten()
     sums[0].scatter_add_(0, index, estimate.mul_(count).flatten())
     sums[1].scatter_add_(0, corners, count.flatten())
-    sums[2].scatter_add_(0, corners, weights.flatten())
+    sums[2].scatter_add_(0, corners, (count * (kept + _MEANS / total)).flatten())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medidiff.physics import grouping
 from medidiff.physics.fidelity import foreground_psnr
-from medidiff.physics.grouping import COUNT, SCALES, refine
+from medidiff.physics.grouping import _MEANS, COUNT, SCALES, refine
 from medidiff.physics.shrinkage import block_shape, shrink
 from medidiff.physics.texture import Texture, block_variances
 
@@ -46,12 +46,12 @@ def test_constant_is_itself(shape, dims):
     estimate, variance = base(image, dims)
     torch.testing.assert_close(estimate, image, atol=0, rtol=1e-6)
     # all blocks are equal, so that their mean is all there is; the nearest count most
-    assert 1 / (COUNT + 1) < float(variance.min()) <= float(variance.max()) < 0.2
+    assert _MEANS / (COUNT + 1) < float(variance.min()) <= float(variance.max()) < 0.2
 
 
 def test_single_voxel_is_its_pilot():
     estimate, variance = refine(torch.full((1, 1, 1), 7.0), torch.full((1, 1, 1), 5.0))
-    assert (float(estimate), float(variance)) == (5, 1)
+    assert (float(estimate), float(variance)) == (5, _MEANS)
 
 
 @pytest.mark.parametrize("shape", [(48, 48, 48), (96, 96, 1), (200, 200), (48, 48, 2)])
@@ -60,7 +60,7 @@ def test_noise_on_a_constant_falls_to_what_is_promised(shape):
     error, promised = float((estimate - 100).square().mean()), float(variance.mean())
     pilot = float((shrink(100 + noise(*shape), len(shape)) - 100).square().mean())
     print(f"\n{shape}: error {error:.4f}, promised {promised:.4f}, pilot {pilot:.4f}")
-    # what is promised is of one block's estimate; the average of overlapping ones is far better
+    # what is promised is measured where there is structure; on a constant overlapping estimates are far better
     assert error < promised < 0.08
     assert error < 0.65 * pilot
 
@@ -70,9 +70,9 @@ def test_nothing_but_noise_is_wanted_gone():
     strong = 1000 * noise(24, 24, 24, seed=1)
     estimate, variance = base(strong + noise(24, 24, 24, seed=2))
     assert float((estimate - strong).square().mean()) == pytest.approx(1, rel=0.05)
-    # 40 blocks span 40 of a block's 64 dimensions: the promise is no surer than that
+    # 40 blocks span 40 of a block's 64 dimensions: the promise is no surer than that; the mean's half is promised to go
     assert float(variance.min()) > 40 / 64
-    assert float((variance * (2 - variance)).mean().sqrt()) == pytest.approx(1, rel=0.05)
+    assert float((variance * (2 - variance)).mean().sqrt()) == pytest.approx(1, rel=0.06)
 
 
 @pytest.mark.parametrize("dims", [3, 2])
@@ -240,11 +240,12 @@ def plain_refine(noisy: Array, pilot: Array, block: tuple[int, ...], spread: Arr
             mean = weights @ known / weights.sum()
             covariance = scale * ((known - mean).T * weights) @ (known - mean) / weights.sum()
             gain = np.linalg.solve(covariance + np.eye(size), covariance)
-            kept = (gain if spread is None else gain * spread[:, None]).trace() / size + 1 / weights.sum()
+            kept = (gain if spread is None else gain * spread[:, None]).trace() / size
+            sure = kept + 1 / weights.sum()
             for (corner, weight), values in zip(group, mean + (seen - mean) @ gain, strict=True):
-                at(top, corner)[...] += weight / kept * coloured(values, spread, block)
-                at(bottom, corner)[...] += weight / kept
-                at(spreads, corner)[...] += weight
+                at(top, corner)[...] += weight / sure * coloured(values, spread, block)
+                at(bottom, corner)[...] += weight / sure
+                at(spreads, corner)[...] += weight / sure * (kept + _MEANS / weights.sum())
         inside = tuple(slice(r, r + n) for r, n in zip(room, noisy.shape, strict=True))
         estimate, variance = (top / np.maximum(bottom, 1e-12))[inside], (spreads / np.maximum(bottom, 1e-12))[inside]
         found = padded(estimate)
