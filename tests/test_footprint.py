@@ -21,7 +21,7 @@ GB = 1e9
     [
         (Request((192, 224, 192)), None, "whole", None),
         (Request((192, 224, 192)), 16 * GB, "whole", None),
-        (Request((192, 224, 192)), 1.7 * GB, "tiles", 160),
+        (Request((192, 224, 192)), 1.8 * GB, "tiles", 160),
         (Request((192, 224, 192)), 0.9 * GB, "blocks", 160),
         (Request((512, 512, 300)), 16 * GB, "tiles", 192),
         (Request((512, 512, 300)), 4 * GB, "blocks", 224),

@@ -296,7 +296,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(folder: Path, tmp_path: Path,
     assert f"{folder / 'a.nii.gz'} -> {out / 'a_denoised.nii.gz'}" in shown
     assert "notes.txt: not a NIfTI or DICOM file" in shown
     assert "2 to restore, 0 done already" in shown
-    assert shown.count("about 0.4 GB of memory") == 2
+    assert shown.count("about 0.45 GB of memory") == 2
     assert not out.exists()
 
 
