@@ -90,6 +90,14 @@ def against(
     return report.table([unit, "volumes of subjects", mine, *(f"over {peer}" for peer in peers)], body)
 
 
+def quality_of(groups: dict[str, Sequence[Row]], mine: str, peers: Sequence[str], what: str = "") -> list[str]:
+    """The tables of PSNR and SSIM, see ``against``; ``what`` stands before their names."""
+    return [
+        against(groups, mine, peers, metric, digits, f"{what}{unit}")
+        for metric, digits, unit in (("psnr", 2, "PSNR, dB"), ("ssim", 3, "SSIM"))
+    ]
+
+
 def beaten(groups: dict[str, Sequence[Row]], mine: str, peers: Sequence[str]) -> str:
     """On how many images a peer was better by PSNR, and by how much at most."""
     found = []
@@ -118,10 +126,7 @@ def denoising(result: Result) -> str:
     rows = result["rows"]
     groups = grouped(rows, lambda row: f"{row['noise']:g} % noise")
     peers = [*peers_of(rows, (quality.KNOWN, quality.BLIND)), quality.KNOWN]
-    tables = [
-        against(groups, quality.BLIND, peers, metric, digits, unit)
-        for metric, digits, unit in (("psnr", 2, "PSNR, dB"), ("ssim", 3, "SSIM"))
-    ]
+    tables = quality_of(groups, quality.BLIND, peers)
     laws = " and ".join(sorted({row["law"].capitalize() for row in rows}))
     intro = (
         f"{result['data']}; {laws} noise in percent of the bright level, PSNR over the foreground. All methods see the"
@@ -139,8 +144,7 @@ def superresolution(result: Result) -> str:
     return "\n\n".join(
         [
             f"{result['data']}, made coarse; PSNR over the foreground.",
-            against(groups, superres.MEDIDIFF, peers, "psnr", 2, "PSNR, dB"),
-            against(groups, superres.MEDIDIFF, peers, "ssim", 3, "SSIM"),
+            *quality_of(groups, superres.MEDIDIFF, peers),
             beaten(groups, superres.MEDIDIFF, peers),
             f"What was measured is reproduced to {worst:.0e} of its range at worst.",
         ]
@@ -156,8 +160,7 @@ def inpainting(result: Result) -> str:
     return "\n\n".join(
         [
             f"{result['data']}, tumour-shaped holes; PSNR and SSIM by the BraTS local-synthesis metric, in the hole.",
-            against(holes, inpaint.MEDIDIFF, peers, "psnr", 2, "PSNR, dB"),
-            against(holes, inpaint.MEDIDIFF, peers, "ssim", 3, "SSIM"),
+            *quality_of(holes, inpaint.MEDIDIFF, peers),
             beaten(holes, inpaint.MEDIDIFF, peers),
             f"Voxels changed outside of the hole: {changed}.",
         ]
@@ -225,11 +228,7 @@ def slices(result: Result) -> str:
     for task, chosen in grouped(rows, lambda row: row["task"]).items():
         groups = grouped(chosen, lambda row: row["setting"])
         peers = peers_of(chosen, ("medidiff",))
-        parts += [
-            against(groups, "medidiff", peers, metric, digits, f"{task}: {unit}")
-            for metric, digits, unit in (("psnr", 2, "PSNR, dB"), ("ssim", 3, "SSIM"))
-        ]
-        parts.append(beaten(groups, "medidiff", peers))
+        parts += [*quality_of(groups, "medidiff", peers, f"{task}: "), beaten(groups, "medidiff", peers)]
     return "\n\n".join(parts)
 
 

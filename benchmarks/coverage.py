@@ -202,11 +202,8 @@ def document(result: dict[str, Any], listing: str) -> str:
         "# Coverage of the 90 % interval",
         judged,
         summary(rows),
-        "## Goals",
-        "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"]),
-        "## Volumes",
-        listing,
-        volumes.made_with(result),
+        report.goals(result["verdicts"]),
+        volumes.closing(result, listing),
     ]
     return "\n\n".join(parts)
 

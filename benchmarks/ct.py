@@ -273,8 +273,7 @@ def document(result: dict[str, Any]) -> str:
         "# CT denoising",
         intro,
         report.table(columns, means),
-        "## Goals",
-        "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"]),
+        report.goals(result["verdicts"]),
         "## Phantom: water with rods",
         (
             "Standard deviation and bias of water in HU, shift of the mean frequency of its noise power spectrum, and"

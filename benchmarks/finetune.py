@@ -220,8 +220,7 @@ def document(result: dict[str, Any]) -> str:
     parts = [
         "# Fine-tuning on noisy scans alone",
         made,
-        "## Goals",
-        "\n".join(str(Verdict(**one)) for one in result["verdicts"]),
+        report.goals(result["verdicts"]),
     ]
     for found in result["found"]:
         body = [

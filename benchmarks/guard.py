@@ -280,8 +280,7 @@ def document(result: dict[str, Any]) -> str:
     parts = [
         "# Guard",
         judged,
-        "## Goals",
-        "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"]),
+        report.goals(result["verdicts"]),
         "## Share of planted failures that the guard noticed",
         shares(result["rows"], failure=True),
         "## Share of sound results that it called unsound",

@@ -168,14 +168,11 @@ def document(result: dict[str, Any], listing: str) -> str:
         "# Inpainting",
         judged,
         report.table(["", "SSIM", "PSNR, dB", "MSE", "seconds"], means),
-        "## Goals",
-        "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"]),
+        report.goals(result["verdicts"]),
         "## Every hole: PSNR in dB",
         report.table(["hole", "voxels", "mL", *METHODS, *ssims, "changed outside"], each),
         limits,
-        "## Volumes",
-        listing,
-        volumes.made_with(result),
+        volumes.closing(result, listing),
     ]
     return "\n\n".join(parts)
 

@@ -509,8 +509,7 @@ def document(result: dict[str, Any], listing: str) -> str:
         "# Lesions",
         judged,
         survival_table(rows),
-        "## Goals",
-        "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"]),
+        report.goals(result["verdicts"]),
         "## False lesions",
         false,
         false_table(result["false_lesions"]),
@@ -518,7 +517,7 @@ def document(result: dict[str, Any], listing: str) -> str:
     for setting in SETTINGS:
         if of(rows, setting.name):
             parts += [f"## Contrast kept by the posterior mean: {setting.name}", grid_table(rows, setting.name)]
-    return "\n\n".join([*parts, "## Volumes", listing, volumes.made_with(result)])
+    return "\n\n".join([*parts, volumes.closing(result, listing)])
 
 
 if __name__ == "__main__":

@@ -195,11 +195,8 @@ def document(result: dict[str, Any], listing: str) -> str:
         "# Presets",
         judged(result["data"]),
         table(result["rows"]),
-        "## Goals",
-        "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"]),
-        "## Volumes",
-        listing,
-        volumes.made_with(result),
+        report.goals(result["verdicts"]),
+        volumes.closing(result, listing),
     ]
     return "\n\n".join(parts)
 

@@ -165,11 +165,9 @@ def measure(
         "noise": percent,
         "methods": {},
     }
-    had = (
-        {}
-        if NOISY not in wanted
-        else peers_of(row, metrics.denoised(noisy, case.clean, noisy, sigma, case.law), earlier)
-    )
+    had = {}
+    if earlier:
+        had = peers_of(row, metrics.denoised(noisy, case.clean, noisy, sigma, case.law), earlier)
     missing = [name for name in wanted if name not in had]
     for name, restored, seconds, extra in restorations(case, noisy, sigma, missing, pipeline, threads):
         figures = metrics.denoised(restored, case.clean, noisy, sigma, case.law)

@@ -35,6 +35,11 @@ class Verdict:
         return f"- **{word}**: {self.goal}. Found: {self.found}."
 
 
+def goals(verdicts: Sequence[dict[str, Any]]) -> str:
+    """The section on goals, of the verdicts that a result keeps."""
+    return "## Goals\n\n" + "\n".join(str(Verdict(**verdict)) for verdict in verdicts)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; the first column is text, the others are figures."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]

@@ -210,7 +210,7 @@ def document(result: dict[str, Any]) -> str:
         names = list(next(row["methods"] for row in rows if row["task"] == task))
         body = [[name, *(cell(rows, setting, name) for setting in settings)] for name in names]
         parts += [f"## {task}", report.table(["PSNR in dB / SSIM", *settings], body)]
-    parts += ["## Goals", "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"])]
+    parts += [report.goals(result["verdicts"])]
     return "\n\n".join([*parts, volumes.made_with(result)])
 
 

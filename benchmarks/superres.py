@@ -347,8 +347,7 @@ def document(result: dict[str, Any], listing: str) -> str:
         "# Super-resolution",
         judged,
         mean_table(rows),
-        "## Goals",
-        "\n".join(str(report.Verdict(**verdict)) for verdict in result["verdicts"]),
+        report.goals(result["verdicts"]),
         "## Gains",
         corrected,
         gain_table(rows),
@@ -356,7 +355,7 @@ def document(result: dict[str, Any], listing: str) -> str:
     for setting in SETTINGS:
         if any(row["setting"] == setting.name for row in rows):
             parts += [f"## PSNR of every volume, dB: {setting.name}", volume_table(rows, setting.name)]
-    return "\n\n".join([*parts, "## Volumes", listing, volumes.made_with(result)])
+    return "\n\n".join([*parts, volumes.closing(result, listing)])
 
 
 if __name__ == "__main__":

@@ -155,6 +155,11 @@ def publish(
     report.write(name, result, text, options.results)
 
 
+def closing(result: dict[str, Any], listing: str) -> str:
+    """The end of a document: what was judged on, and what the figures depend on."""
+    return "\n\n".join(["## Volumes", listing, made_with(result)])
+
+
 def made_with(result: dict[str, Any]) -> str:
     """What the figures depend on, in one sentence."""
     where = result["environment"]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from medidiff.physics.extend import extend
-from medidiff.physics.shrinkage import block_basis, volumes
+from medidiff.physics.shrinkage import block_basis, running_sum, volumes
 from medidiff.physics.threads import in_threads
 
 COUNT = 40  # blocks in a group
@@ -70,17 +70,17 @@ def _refine_volume(
     layers, threads = grid.layers(), torch.get_num_threads() if noisy.device.type == "cpu" else 1
     found: dict[int, list[_Groups]] = {}
     for scale in SCALES:
-        sums = [torch.zeros_like(images[0]) for _ in range(3)]
+        sums = images.new_zeros((3, images[0].numel()))
 
-        def work(number: int, scale: float = scale, sums: list[Tensor] = sums) -> None:
+        def work(number: int, scale: float = scale, sums: Tensor = sums) -> None:
             if number not in found:
                 found[number] = list(grid.groups(images[0], layers[number]))
             for groups in found[number]:
-                _estimate(images.flatten(1), groups, ways, scale, [each.view(-1) for each in sums])
+                _estimate(images.flatten(1), groups, ways, scale, sums)
 
         for parity in (0, 1):  # neighbours share voxels, those after next do not
             in_threads(work, range(parity, len(layers), 2), threads)
-        weighted, counts, variances = sums
+        weighted, counts, variances = sums.view(3, *grid.extended)
         total = grid.over_blocks(counts)
         torch.div(grid.inside(weighted), total, out=estimate)
         torch.div(grid.over_blocks(variances), total, out=variance)
@@ -148,10 +148,7 @@ class _Grid:
         """The sum over all blocks that a voxel lies in of a figure that stands at each block's first voxel."""
         total = corners
         for axis, edge in enumerate(self.block):
-            values, total = total, total.clone()
-            for step in range(1, edge):
-                count = values.shape[axis] - step
-                total.narrow(axis, step, count).add_(values.narrow(axis, 0, count))
+            total = running_sum(total, axis, edge)
         return self.inside(total)
 
     def layers(self) -> list[slice]:
@@ -210,9 +207,7 @@ def _offsets(axes: Sequence[range], strides: Sequence[int], device: torch.device
     return total
 
 
-def _estimate(
-    images: Tensor, groups: _Groups, ways: tuple[Tensor, Tensor] | None, scale: float, sums: Sequence[Tensor]
-) -> None:
+def _estimate(images: Tensor, groups: _Groups, ways: tuple[Tensor, Tensor] | None, scale: float, sums: Tensor) -> None:
     """Add what a few groups say: weighted estimates, and at the first voxels of blocks their counts and variances."""
     index = (groups.corners[..., None] + groups.voxels).flatten()
     pilot, noisy = (image.index_select(0, index).view(*groups.corners.shape, -1) for image in images)

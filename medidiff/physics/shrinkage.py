@@ -253,15 +253,19 @@ def _layers(shape: tuple[int, ...], block: tuple[int, ...], together: int) -> It
         yield layer
 
 
+def running_sum(values: Tensor, axis: int, length: int) -> Tensor:
+    """The sum of each value and the ``length - 1`` before it along an axis."""
+    total = values.clone()
+    for step in range(1, length):
+        count = values.shape[axis] - step
+        total.narrow(axis, step, count).add_(values.narrow(axis, 0, count))
+    return total
+
+
 def _over_blocks(corners: Tensor, block: tuple[int, ...]) -> Tensor:
     """The sum over all blocks that a voxel lies in of a figure that stands at each block's first voxel."""
-    total = corners
-    for axis in (0, 1):
-        values, total = total, total.clone()
-        for step in range(1, block[axis]):
-            count = values.shape[axis] - step
-            total.narrow(axis, step, count).add_(values.narrow(axis, 0, count))
-    values, total = total, torch.zeros_like(total)
+    values = running_sum(running_sum(corners, 0, block[0]), 1, block[1])
+    total = torch.zeros_like(values)
     for phase, other in itertools.product(range(block[-1]), repeat=2):
         if other <= phase:
             total[:, :, phase] += values[:, :, other]
