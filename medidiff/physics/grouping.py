@@ -40,7 +40,7 @@ def refine(
 
     Args:
         noisy: shape (..., *spatial), in units of the noise standard deviation.
-        pilot: the estimate that the first round's groups are made by, same shape; each round's is the next one's.
+        pilot: the estimate that groups are found by, same shape; each round takes means and covariances of the last.
         spatial_dims: how many trailing axes are spatial, 2 or 3.
         variances: of each DCT coefficient of a block (``texture.block_variances``); ``None`` for white noise.
 
