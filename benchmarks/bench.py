@@ -217,7 +217,7 @@ def monai_inferer(noisy: cases.Image, options: argparse.Namespace) -> Any:
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     network = DiffusionModelUNet(
         spatial_dims=3, in_channels=1, out_channels=1, channels=WIDTHS, num_res_blocks=1, norm_num_groups=32,
-        attention_levels=(False,) * 3,
+        attention_levels=(False,) * 3, use_flash_attention=True,
     ).to(device).eval()  # fmt: skip
     inferer = SlidingWindowInferer((ROI,) * 3, overlap=OVERLAP, mode="gaussian")
     image = torch.from_numpy(noisy)[None, None].to(device)
