@@ -31,7 +31,7 @@ class Engine:
         noise_range: percent of noise that the network was trained for; ``None`` when not known.
         modalities: DICOM codes that it was trained on; empty when not known.
         trained_on: ranges of the training scans, see ``guard.range_check``.
-        calibration: what its predicted deviations are worth.
+        calibration: what its corrections and predicted deviations are worth.
     """
 
     network: Backbone
@@ -44,13 +44,17 @@ class Engine:
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     calibration: uncertainty.Calibration = field(default_factory=uncertainty.Calibration)
 
-    def denoiser(self, problem: Problem, progress: Progress | None, *, flips: bool = False) -> sampler.Denoiser:
+    def denoiser(
+        self, problem: Problem, progress: Progress | None, *, flips: bool = False, gain: float = 1.0
+    ) -> sampler.Denoiser:
         """The network as the samplers want it: whole images in and out, which explain the measurement.
 
         Args:
             problem: what the network is asked.
             progress: called with (tiles done, all tiles) of each evaluation.
             flips: the posterior mean is taken over all mirror images; diffused states are not.
+            gain: the posterior mean is multiplied by it, before it is made to explain the measurement; answers to
+                diffused states are not.
         """
         count, spatial = problem.base.shape[0], problem.base.shape[1:]
         tiling = tiles.plan(spatial, self.tile or tiles.automatic(spatial), self.halo, self.network.stride)
@@ -71,7 +75,7 @@ class Engine:
         def denoise(z: Tensor | None, theta: float) -> tuple[Tensor, Tensor]:
             z = None if z is None else problem.confine(z)
             velocity, log_variance = torch.stack([one(index, z, theta) for index in range(count)]).unbind(1)
-            r_hat = -velocity if z is None else schedule.residual_of(z, velocity, torch.tensor(theta))
+            r_hat = -gain * velocity if z is None else schedule.residual_of(z, velocity, torch.tensor(theta))
             return problem.consistent(r_hat), log_variance.clamp(-12, 12)
 
         return denoise

@@ -160,12 +160,12 @@ def restore(
     posed = posing.pose(task, unit, voxels_of(volume, grid), level, gap, turned, engine.network.spatial_dims)
     record["warnings"] += _beyond(posed, engine)
     counter = _Counter(progress, options, engine.network.spatial_dims)
-    denoise = engine.denoiser(posed.problem, counter, flips=options.flips)
+    interval = engine.calibration.interval(task, _difficulty(task, posed, found.percent))
+    denoise = engine.denoiser(posed.problem, counter, flips=options.flips, gain=uncertainty.gain_of(interval))
     residual, log_variance = sampler.posterior_mean(denoise)
     drawn = [_draw(denoise, residual, posed, options, index) for index in range(options.samples)]
     part = Part(task, posed, on_grid, _kept(task, unit, volume, grid, gap), found, options)
     mean, *samples = (part.image(r) for r in (residual, *drawn))
-    interval = engine.calibration.interval(task, _difficulty(task, posed, found.percent))
     spread = uncertainty.combine(part.deviation(log_variance), samples, interval, scaling.scale)
     checks, verdicts = _judged(posed, task, (on_grid, unit), (mean, scaling.apply(mean)), measured, gap, found, options)
     return Restoration(
@@ -237,7 +237,7 @@ def untouchable(noisy: NDArray[np.bool_], measured: NDArray[np.bool_] | None) ->
 
 
 def _difficulty(task: Task, posed: posing.Posed, percent: float) -> float:
-    """What an uncertainty is calibrated by: percent of noise, voxels out per voxel in, or 1."""
+    """What the calibration goes by: percent of noise, voxels out per voxel in, or 1."""
     if task == "denoise":
         return percent
     return 1.0 if posed.acquisition is None else math.prod(axis.factor for axis in posed.acquisition.axes)
@@ -326,22 +326,25 @@ def record_of(volume: Volume, engine: Engine, options: RestoreOptions, task: Tas
     }
 
 
-def interval_of(interval: uncertainty.Interval | None) -> dict[str, Any]:
-    """What the uncertainty is worth, for the record."""
+def calibrated(interval: uncertainty.Interval | None) -> dict[str, Any]:
+    """What the uncertainty is worth, and how far the network was followed, for the record."""
     return {
-        "level": 0.9,
-        "quantile": None if interval is None else interval.quantile90,
-        "calibrated": interval is not None,
-        "volumes": 0 if interval is None else interval.volumes,
+        "interval": {
+            "level": 0.9,
+            "quantile": None if interval is None else interval.quantile90,
+            "calibrated": interval is not None,
+            "volumes": 0 if interval is None else interval.volumes,
+        },
+        "network_gain": round(uncertainty.gain_of(interval), 4),
     }
 
 
 def _resolved(
     posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstimate, interval: uncertainty.Interval | None
 ) -> dict[str, Any]:
-    """What became of the options: the factors of super-resolution, the hole, the interval of the uncertainty."""
+    """What became of the options: the factors of super-resolution, the hole, the calibration."""
     found: dict[str, Any] = {
-        "interval": interval_of(interval),
+        **calibrated(interval),
         "data_consistency": "exact" if level.sigma == 0 or posed.problem.support is not None else "statistical",
     }
     if posed.planes is not None:

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from medidiff.config import RestoreOptions
+from medidiff.diffusion.schedule import TERMINAL
 from medidiff.physics import intensity, noise, tasks
+from medidiff.restore import restore
 from medidiff.scans.volume import Volume
-from tests.fake_networks import Constant, Local, ball, magnitude, run
+from tests.fake_networks import Constant, Local, ball, engine, gained, magnitude, run
 
 AFFINE = np.diag([1.0, 1.2, 2.0, 1.0])
 
@@ -64,6 +67,28 @@ def test_network_answers_in_residuals_of_the_base(ct):
     result = run(ct, Constant(-0.5, math.log(4)), noise=8.0)
     np.testing.assert_allclose(result.mean, scaling.undo(base + np.float32(0.5) * scale), rtol=1e-6, atol=1e-3)
     np.testing.assert_allclose(result.std, 2 * scale * scaling.scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.25, 1.0])
+def test_the_gain_is_the_share_of_the_networks_correction(ct, gain):
+    base, whole = (run(ct, network, noise=8.0) for network in (Constant(), Local()))
+    found = restore(ct, gained(Local(), gain), RestoreOptions(noise=8.0, samples=2, steps=1))
+    np.testing.assert_allclose(found.mean, base.mean + gain * (whole.mean - base.mean), atol=1e-3)
+    if gain in (0, 1):
+        np.testing.assert_array_equal(found.mean, (whole if gain else base).mean)
+    assert float(np.abs(whole.mean - base.mean).max()) > 1
+    np.testing.assert_array_equal(found.samples[1], found.mean)
+    assert (found.record["network_gain"], whole.record["network_gain"]) == (gain, 1.0)
+    np.testing.assert_array_equal(found.supplied, whole.supplied)
+
+
+def test_answers_to_states_have_no_gain(ct):
+    problem = tasks.denoise(torch.rand(1, 12, 12, 12), torch.full((1, 1, 1, 1), 0.1), "gaussian", torch.ones(1, 3))
+    half, whole = (engine(Local()).denoiser(problem, None, gain=gain) for gain in (0.5, 1.0))
+    torch.testing.assert_close(half(None, TERMINAL)[0], whole(None, TERMINAL)[0] / 2)
+    torch.testing.assert_close(half(None, TERMINAL)[1], whole(None, TERMINAL)[1])
+    z = torch.rand(problem.base.shape)
+    torch.testing.assert_close(half(z, 1.0), whole(z, 1.0), rtol=0, atol=0)
 
 
 def test_variance_head_is_bounded(ct):

@@ -21,7 +21,7 @@ from medidiff.physics import holes, intensity, resolution
 from medidiff.physics.operators import Acquisition, Axis
 from medidiff.restore import Restoration, restore
 from medidiff.scans.volume import Volume
-from tests.fake_networks import Constant, Local, Wild, ball, engine, magnitude, run
+from tests.fake_networks import Constant, Local, Wild, ball, engine, gained, magnitude, run
 
 THICK = np.diag([1.0, 1.2, 4.0, 1.0])
 
@@ -79,6 +79,28 @@ def test_all_axes_at_once(factor, profile, modality):
     for image in (result.mean, *result.samples):
         assert off(result, image, profile) <= 1e-5
     assert result.verdicts == ()
+
+
+@pytest.mark.parametrize("noise", [0.0, 5.0])
+def test_a_share_of_the_networks_correction_explains_the_scan_too(noise):
+    volume, options = scan(modality="CT"), RestoreOptions(noise=noise, factor=(1, 1, 4), profile="box")
+    base, whole = (restore(volume, engine(network), options, "superres") for network in (Constant(), Local()))
+    found = restore(volume, gained(Local(), 0.25), options, "superres")
+    np.testing.assert_allclose(found.mean, base.mean + 0.25 * (whole.mean - base.mean), atol=2e-3)
+    assert float(np.abs(whole.mean - base.mean).max()) > 0.5
+    assert found.verdicts == base.verdicts
+    if noise == 0:
+        assert off(found, found.mean, "box") <= 1e-5
+
+
+def test_a_share_of_a_filling_changes_nothing_outside():
+    volume = scan()
+    base, whole = (run(volume, network, task="inpaint", hole=HOLE) for network in (Constant(), Local()))
+    found = restore(volume, gained(Local(), 0.25), RestoreOptions(samples=1, steps=3), "inpaint", hole=HOLE)
+    np.testing.assert_allclose(found.mean, base.mean + 0.25 * (whole.mean - base.mean), atol=1e-2)
+    assert float(np.abs(whole.mean - base.mean).max()) > 1
+    for image in (found.mean, *found.samples):
+        np.testing.assert_array_equal(image[~HOLE], volume.array[~HOLE])
 
 
 def oblique(angles: tuple[float, float, float], spacing: tuple[float, float, float]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from medidiff.config import RestoreOptions
 from medidiff.engine import Engine, Progress
 from medidiff.physics import intensity, noise, slabs
 from medidiff.physics.slabs import Slabs
-from medidiff.restore import Restoration, interval_of, judged_removal, record_of, timed, untouched
+from medidiff.restore import Restoration, calibrated, judged_removal, record_of, timed, untouched
 from medidiff.scans import geometry
 from medidiff.scans.volume import Volume
 from medidiff.survey import survey, voxels_of
@@ -70,9 +70,8 @@ def restore(
         pass
     store.remove("base", "scale", "deviation", "first", "z0", "z1", "x0", "x1")
     checks, verdicts = _judged(work, unit)
-    interval = engine.calibration.interval("denoise", found.percent)
     planar = {} if work.planes is None else {"slices_one_by_one": True}
-    resolved = {"interval": interval_of(interval), "data_consistency": "statistical", **planar}
+    resolved = {**calibrated(work.interval), "data_consistency": "statistical", **planar}
     return Restoration(
         mean=grid.undone(store.array("mean")),
         affine=volume.affine,

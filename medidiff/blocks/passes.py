@@ -57,6 +57,11 @@ class Work:
         dims = self.engine.network.spatial_dims
         return None if dims == 3 else posing.stack_axis(self.store.shape, self.voxels)
 
+    @property
+    def interval(self) -> uncertainty.Interval | None:
+        """What the calibration says at the noise of the scan."""
+        return self.engine.calibration.interval("denoise", self.found.percent)
+
     def unit(self, box: Box) -> Image:
         """The normalised scan in a box."""
         return self.found.scaling.apply(self.source.filled(box))
@@ -82,7 +87,9 @@ class Work:
         """The network's answer in a block's core, and the core as it becomes an image."""
         posed = self.posed(block.window)
         z = None if state is None else posed.images(torch.from_numpy(self.store.read(state, block.window)))
-        residual, log_variance = self.engine.denoiser(posed.problem, None, flips=self.options.flips)(z, theta)
+        gain = uncertainty.gain_of(self.interval)
+        denoise = self.engine.denoiser(posed.problem, None, flips=self.options.flips, gain=gain)
+        residual, log_variance = denoise(z, theta)
         inside = _image_box(block.inside, posed.planes)
         core = replace(posed, problem=_cropped(posed.problem, inside), unit=posed.unit[block.inside], box=block.core)
         keep = self.kept(posed.unit, block)
@@ -147,10 +154,9 @@ def copied(work: Work, block: Block, sample: int) -> None:
 
 def spread(work: Work, block: Block) -> None:
     """The standard deviation at each voxel, of the prediction and of the samples."""
-    interval = work.engine.calibration.interval("denoise", work.found.percent)
     samples = [work.store.read(f"sample{index}", block.window) for index in range(work.options.samples)]
     predicted = work.store.read("deviation", block.window)
-    values = uncertainty.combine(predicted, samples, interval, work.found.scaling.scale)[block.inside]
+    values = uncertainty.combine(predicted, samples, work.interval, work.found.scaling.scale)[block.inside]
     kept = work.kept(work.unit(block.window), block)
     work.store.write("std", block.core, np.where(kept, np.float32(0), values))
 

@@ -1,10 +1,10 @@
-"""The standard deviation of the restored image at each voxel, and what it is worth on scans that were held out."""
+"""The standard deviation of the restored image at each voxel; what it and the network are worth on scans held out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ class Interval:
         quantile90: 90 % of the errors lie within ``quantile90`` calibrated standard deviations.
         scale: root mean square error over root mean square predicted deviation.
         volumes: how many held-out volumes say so.
+        gain: share of the network's correction of the base, 0 to 1, that comes nearest to the truth.
     """
 
     level: float
     quantile90: float
     scale: float
     volumes: int
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,20 @@ class Calibration:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Calibration:
-        """Read ``settings["calibration"]``: {task: {level: {quantile90, scale, volumes, ...}}}."""
+        """Read ``settings["calibration"]``: {task: {level: {quantile90, scale, volumes, gain, ...}}}.
+
+        Tables without a gain are of networks that were followed wholly.
+        """
         return cls(
             {
                 task: tuple(
-                    Interval(float(level), float(row["quantile90"]), float(row["scale"]), int(row["volumes"]))
+                    Interval(
+                        float(level),
+                        float(row["quantile90"]),
+                        float(row["scale"]),
+                        int(row["volumes"]),
+                        float(row.get("gain", 1.0)),
+                    )
                     for level, row in rows.items()
                 )
                 for task, rows in settings.get("calibration", {}).items()
@@ -52,9 +63,22 @@ class Calibration:
         )
 
     def interval(self, task: str, level: float) -> Interval | None:
-        """The interval of the level nearest in ratio; ``None`` when the task was not calibrated."""
-        known = self.table.get(task, ())
-        return min(known, key=lambda one: abs(math.log(one.level / max(level, 1e-6))), default=None)
+        """The interval of the level nearest in ratio; ``None`` when the task was not calibrated.
+
+        Its gain lies between those of the levels below and above, linear in log level: the restored image is a
+        continuous function of the noise that was estimated.
+        """
+        known = sorted(self.table.get(task, ()), key=lambda one: one.level)
+        if not known:
+            return None
+        here, levels = math.log(max(level, 1e-6)), [math.log(one.level) for one in known]
+        _, nearest = min(zip(levels, known, strict=True), key=lambda pair: abs(pair[0] - here))
+        return replace(nearest, gain=float(np.interp(here, levels, [one.gain for one in known])))
+
+
+def gain_of(interval: Interval | None) -> float:
+    """What the posterior mean of the residual is multiplied by; 1 where the task was not calibrated."""
+    return 1.0 if interval is None else interval.gain
 
 
 def combine(

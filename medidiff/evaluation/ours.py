@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medidiff.config import RestoreOptions
 from medidiff.diffusion.network import Backbone
+from medidiff.engine import Engine
 from medidiff.evaluation.baselines import classical_base
 from medidiff.evaluation.degrade import Degraded
 from medidiff.evaluation.results import Image
@@ -36,8 +37,13 @@ class Silent(Backbone):
 def classical(pipeline: Pipeline) -> Pipeline:
     """The same pipeline with its network switched off: all that the classical base does, on the same path."""
     twin = copy.copy(pipeline)
-    twin._engine = replace(pipeline._engine, network=Silent(pipeline._engine.network))
+    twin._engine = silent(pipeline._engine)
     return twin
+
+
+def silent(engine: Engine) -> Engine:
+    """The same engine with its network switched off."""
+    return replace(engine, network=Silent(engine.network))
 
 
 def volume_of(degraded: Degraded) -> Volume:

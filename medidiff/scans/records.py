@@ -182,6 +182,7 @@ class _Level(_Shape):
     quantile90: Number
     scale: Number
     volumes: Annotated[int, Field(strict=True, ge=0)]
+    gain: Annotated[Number, Field(ge=0, le=1)] = 1.0
 
 
 class _Settings(_Shape):

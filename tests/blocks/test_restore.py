@@ -16,7 +16,7 @@ from medidiff.engine import Engine
 from medidiff.errors import ScanError
 from medidiff.restore import Restoration, restore
 from medidiff.scans.volume import Volume
-from tests.fake_networks import Constant, Local, ball, engine, magnitude
+from tests.fake_networks import Constant, Local, ball, engine, gained, magnitude
 
 SHAPE = (43, 34, 29)
 TURNED = np.array([[0, -1.2, 0, 5], [1, 0, 0, 3], [0, 0, 2.0, 1], [0, 0, 0, 1]])  # stored anterior, left, superior
@@ -80,6 +80,15 @@ def test_samples_and_their_steps(tmp_path: Path) -> None:
     assert found.sample is not None
     assert float(np.abs(found.samples[0] - found.samples[1]).max()) > 0.1 * expected.record["noise_sigma"]
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["mean", "sample0", "sample1", "std", "supplied"]
+
+
+def test_the_gain_of_the_calibration(tmp_path: Path) -> None:
+    found, expected = both(ct(), gained(Local(), 0.5), tmp_path, samples=1, steps=3)
+    assert_same(found, expected)
+    assert found.record["network_gain"] == 0.5
+    base, whole = (both(ct(), engine(network), tmp_path)[1].mean for network in (Constant(), Local()))
+    np.testing.assert_allclose(expected.mean, (base + whole) / 2, atol=1e-2)
+    assert float(np.abs(whole - base).max()) > 1
 
 
 @pytest.mark.parametrize("dims", [3, 2])

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from medidiff.cli import main
-from medidiff.training.calibration import middle
+from medidiff.cli.calibrate import restore_with
+from medidiff.diffusion.uncertainty import Calibration
+from medidiff.physics.tasks import STATE_CHANNELS, VIEWS
+from medidiff.training.calibration import Image, Reference, calibrate, middle, simulate
 from tests.benchmarks.conftest import tiny_bundle  # noqa: F401
+from tests.fake_networks import Constant, engine
 from tests.training.conftest import blobs
 
 Capture = pytest.CaptureFixture[str]
@@ -37,11 +45,12 @@ def table(bundle: Path) -> Any:
 
 def test_a_table_is_written_and_does_not_depend_on_an_older_one(bundle: Path, scan: Path, capsys: Capture) -> None:
     assert main(["calibrate", str(bundle), str(scan), "--crop", "48"]) == 0
-    assert "denoise 9: 90 % within" in capsys.readouterr().out
+    assert re.search(r"denoise 9: gain [01]\.\d\d, 90 % within", capsys.readouterr().out)
     first = table(bundle)
     assert set(first["denoise"]) == {"3", "9", "15"}
     assert first["denoise"]["9"]["volumes"] == 1
     assert first["denoise"]["9"]["quantile90"] > 0
+    assert 0 <= first["denoise"]["9"]["gain"] < 1  # of a random network
     assert main(["calibrate", str(bundle), str(scan), "--crop", "48"]) == 0
     assert table(bundle) == first
 
@@ -55,6 +64,38 @@ def test_all_three_tasks(bundle: Path, scan: Path) -> None:
     found = table(bundle)
     assert {task: list(rows) for task, rows in found.items()} == {"superres": ["2", "4", "6", "8"], "inpaint": ["1"]}
     assert all(row["scale"] > 0 and row["volumes"] == 1 for rows in found.values() for row in rows.values())
+
+
+class Oracle(Constant):
+    """Knows the truth, and answers with a factor times what the base lacks."""
+
+    def __init__(self, truth: Image, factor: float) -> None:
+        super().__init__()
+        self.truth, self.factor = torch.from_numpy(truth), factor
+
+    def forward(self, x: Tensor, parameters: Tensor) -> Tensor:
+        views = dict(zip(VIEWS, x[:, STATE_CHANNELS:].unbind(1), strict=True))
+        missing = (self.truth - views["base"]) / 10 ** (views["log scale"] - 2)
+        return torch.stack([-self.factor * missing, torch.zeros_like(missing)], dim=1)
+
+
+@pytest.mark.parametrize(("factor", "gain"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.5), (-1.0, 0.0)])
+def test_what_is_restored_with_the_gain_is_no_worse_than_the_base(factor: float, gain: float) -> None:
+    reference = Reference((0.2 + 0.8 * blobs((48, 48, 48), 0)).astype(np.float32), (1.0, 1.0, 1.0), "", "CT")
+    one = engine(Oracle(reference.clean, factor))  # of CT the intensities that a network sees are the truth's own
+    found = calibrate([reference], restore_with(one, "CT"), ["denoise"])
+    assert found["denoise"]["8"]["gain"] == pytest.approx(gain, abs=0.01)
+
+    trial = simulate("denoise", 8, reference, torch.Generator().manual_seed(7))
+    assert trial is not None
+    known = replace(one, calibration=Calibration.from_settings({"calibration": found}))
+    base, restored, _ = restore_with(known, "CT")(trial)
+
+    def error(image: Image) -> float:
+        return float(np.sqrt(np.mean((image - trial.truth)[trial.inside] ** 2)))
+
+    expected = abs(1 - gain * factor) * error(base)
+    assert error(restored) == pytest.approx(expected, rel=0.02, abs=0.02 * error(base))
 
 
 def test_a_manifest_tells_split_and_subject(bundle: Path, scan: Path) -> None:

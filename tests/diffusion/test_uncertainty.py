@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medidiff.diffusion.uncertainty import Calibration, Interval, combine
+from medidiff.diffusion.uncertainty import Calibration, Interval, combine, gain_of
 
 SETTINGS = {
     "calibration": {
         "denoise": {
             "3": {"quantile90": 1.5, "scale": 1.1, "volumes": 9, "subjects": []},
-            "15": {"quantile90": 1.7, "scale": 0.9, "volumes": 8, "subjects": []},
+            "15": {"gain": 0.25, "quantile90": 1.7, "scale": 0.9, "volumes": 8, "subjects": []},
         },
         "inpaint": {"1": {"quantile90": 1.6, "scale": 2.0, "volumes": 7}},
     }
@@ -27,6 +27,18 @@ def test_what_was_not_calibrated():
     assert Calibration.from_settings(SETTINGS).interval("superres", 4) is None
     assert Calibration.from_settings({}).interval("denoise", 9) is None
     assert Calibration().interval("denoise", 9) is None
+
+
+def test_a_network_is_followed_wholly_unless_a_table_says_otherwise():
+    known = Calibration.from_settings(SETTINGS)
+    assert gain_of(known.interval("denoise", 15)) == 0.25
+    assert gain_of(known.interval("denoise", 3)) == 1.0  # a table of before gains were known
+    assert gain_of(known.interval("superres", 4)) == 1.0
+
+
+@pytest.mark.parametrize(("level", "gain"), [(0.0, 1), (3, 1), (3 * 5**0.5, 0.625), (15, 0.25), (40, 0.25)])
+def test_the_gain_is_continuous_in_the_level(level, gain):
+    assert gain_of(Calibration.from_settings(SETTINGS).interval("denoise", level)) == pytest.approx(gain)
 
 
 def test_scale_and_floor_are_in_the_unit_of_the_scan():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy import stats
 
 from medidiff.training import calibration
-from medidiff.training.calibration import Reference, Scores, quantile, simulate
+from medidiff.training.calibration import Reference, Scores, Trial, quantile, simulate
 from tests.training.conftest import blobs
 
 
@@ -26,8 +27,9 @@ def gaussian(sigma, told):
     rng = np.random.default_rng(0)
 
     def restore(trial):
-        mean = trial.truth + sigma * rng.standard_normal(trial.truth.shape)
-        return mean.astype(np.float32), np.full(trial.truth.shape, told, np.float32)
+        error = sigma * rng.standard_normal(trial.truth.shape)
+        base = trial.truth + 1  # which the network mends but for its error
+        return base, (trial.truth + error).astype(np.float32), np.full(trial.truth.shape, told, np.float32)
 
     return restore
 
@@ -41,9 +43,48 @@ def test_normal_errors_have_normal_quantiles(references):
     }
     for rows in table.values():
         for row in rows.values():
+            assert row["gain"] == pytest.approx(1 / 1.01, rel=1e-3)
             assert row["scale"] == pytest.approx(2, rel=0.05)
             assert row["quantile90"] == pytest.approx(stats.norm.ppf(0.95), rel=0.05)
             assert (row["volumes"], row["subjects"]) == (4, ["s0", "s1", "s2"])
+
+
+def following(factor, sigma, told=0.1, off=0.1):
+    """A restoration with a base that is off by normal errors, which the network mends by a factor and an own error."""
+    rng = np.random.default_rng(0)
+
+    def restore(trial):
+        missing, error = rng.standard_normal((2, *trial.truth.shape))
+        base = trial.truth - off * missing
+        mean = base + factor * off * missing + sigma * error
+        return base.astype(np.float32), mean.astype(np.float32), np.full(trial.truth.shape, told, np.float32)
+
+    return restore
+
+
+@pytest.mark.parametrize(("factor", "sigma"), [(1, 0.001), (0.5, 0.001), (2, 0.02), (1, 0.1), (-1, 0.05), (0, 0.1)])
+def test_the_gain_is_what_comes_nearest_to_the_truth(references, factor, sigma):
+    row = calibration.calibrate(references, following(factor, sigma), ["denoise"])["denoise"]["9"]
+    gain = min(max(0.01 * factor / (0.01 * factor**2 + sigma**2), 0), 1)
+    error = math.hypot(0.1 * (1 - gain * factor), gain * sigma)
+    assert row["gain"] == pytest.approx(gain, abs=0.01)
+    assert row["scale"] == pytest.approx(error / 0.1, rel=0.02)  # of the mean with that gain
+    assert row["quantile90"] == pytest.approx(stats.norm.ppf(0.95), rel=0.02)
+    assert error <= 0.1 + 1e-9
+
+
+def test_the_gain_where_nothing_was_corrected(references):
+    assert calibration.calibrate(references, following(0, 0), ["inpaint"])["inpaint"]["1"]["gain"] == 1
+
+
+def test_the_gain_counts_every_volume_the_same():
+    def judged(edge, factor):
+        truth = np.zeros((edge,) * 3, np.float32)
+        trial = Trial("denoise", 9, truth, (1.0,) * 3, None, {}, truth, np.ones(truth.shape, np.bool_))
+        return calibration.score(trial, truth - 1, truth - 1 + np.float32(factor), truth)
+
+    few, many = judged(4, 2), judged(40, 1)  # gains of 1/2 and 1
+    assert calibration.best_gain([few, many]) == pytest.approx((2 + 1) / (4 + 1))
 
 
 def test_every_volume_weighs_the_same():
@@ -89,10 +130,13 @@ def test_the_table_is_kept_in_the_metadata(tmp_path):
 
 def test_scores_are_errors_over_deviations(references):
     trial = simulate("denoise", 3, references[0], torch.Generator())
-    found = calibration.score(trial, trial.truth + np.float32(0.2), np.full(trial.truth.shape, 0.0999, np.float32))
+    base, mean = trial.truth - np.float32(0.1), trial.truth + np.float32(0.2)
+    found = calibration.score(trial, base, mean, np.full(trial.truth.shape, 0.0999, np.float32))
     assert isinstance(found, Scores)
-    assert found.error == pytest.approx(0.2, rel=1e-4)
-    assert found.ratios == pytest.approx(2, rel=1e-4)
+    assert found.deviation == pytest.approx(0.1, rel=1e-4)
+    for gain, error in ((0.0, 0.1), (0.5, 0.05), (1.0, 0.2)):
+        assert found.square_error(gain) == pytest.approx(error**2, rel=1e-4)
+        assert found.ratios(gain) == pytest.approx(10 * error, rel=1e-3)
 
 
 def test_the_range_of_the_training_volumes(pack):

@@ -94,7 +94,11 @@ def _sampling(evaluation: Evaluation) -> str:
         spread = f"{drawn} posterior samples of {steps} steps gave the spread (seed {seeds})"
         text = f"The posterior mean was taken{mirrored}; {spread}"
     kept = "" if strengths == [1.0] else f"; strength {', '.join(number(each) for each in strengths)}"
-    return f"{text}{kept}."
+    gains = [100 * float(each.get("network_gain", 1.0)) for each in found]
+    low, high = number(min(gains), 3), number(max(gains), 3)
+    share = low if low == high else f"{low} to {high}"
+    followed = "" if min(gains) == 100 else f"; {share} % of the network's correction of the classical base was kept"
+    return f"{text}{kept}{followed}."
 
 
 def _uncertainty(evaluation: Evaluation) -> str:

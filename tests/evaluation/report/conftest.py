@@ -29,7 +29,13 @@ SIDECAR: dict[str, Any] = {
     "platform": {"system": "Linux", "machine": "x86_64"},
     "volumes": [
         {
-            "record": {"noise_percent": 5.5, "noise_source": "estimated", "noise_law": "rician", "device": "cpu"},
+            "record": {
+                "noise_percent": 5.5,
+                "noise_source": "estimated",
+                "noise_law": "rician",
+                "network_gain": 0.4,
+                "device": "cpu",
+            },
             "uncertainty": {"level": 0.9, "quantile": 1.5, "calibrated": True, "meaning": "restored +- 1.5 times it"},
         }
     ],
