@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import report, volumes
 from benchmarks.cases import Case, Image
@@ -42,13 +43,15 @@ class Answer:
         std: its standard deviation.
         quantile: half width of the 90 % interval in standard deviations.
         calibrated: whether the pipeline's own.
-        correction: size of what the pipeline did to its input: to the scan for denoising, else to the classical base.
+        base: the classical base.
+        correction: size of what the pipeline did to its input: to the scan for denoising, else to the base.
     """
 
     mean: Image
     std: Image
     quantile: float
     calibrated: bool
+    base: Image
     correction: Image
 
 
@@ -96,12 +99,11 @@ def answer(trial: Trial, pipeline: Pipeline) -> Answer:
     volume = Volume(trial.scan, np.diag([*trial.spacing, 1.0]), "MR")
     options = RestoreOptions(**trial.options, force=True)
     found = pipeline.restore(volume, options, hole=trial.hole)
-    before = trial.scan
-    if trial.task != "denoise":
-        before = classical(pipeline).restore(volume, options, hole=trial.hole).mean
+    base = classical(pipeline).restore(volume, options, hole=trial.hole).mean
+    before = trial.scan if trial.task == "denoise" else base
     interval = found.record["interval"]
     quantile = float(interval["quantile"]) if interval["calibrated"] else NORMAL
-    return Answer(found.mean, found.std, quantile, bool(interval["calibrated"]), np.abs(found.mean - before))
+    return Answer(found.mean, found.std, quantile, bool(interval["calibrated"]), base, np.abs(found.mean - before))
 
 
 def judge(trial: Trial, found: Answer) -> dict[str, Any]:
@@ -112,12 +114,22 @@ def judge(trial: Trial, found: Answer) -> dict[str, Any]:
     return {
         "coverage": uncertainty.coverage(found.mean, found.std, truth, found.quantile, inside),
         "width": uncertainty.interval_width(found.std, found.quantile, inside),
-        "rms_error": float(np.sqrt(np.mean(np.square((found.mean - truth)[inside], dtype=np.float64)))),
+        "rms_error": root_mean_square(found.mean - truth, inside),
+        "rms_error_base": root_mean_square(found.base - truth, inside),
         "ause": deviation["ause"],
         "ause_random": deviation["ause_random"],
         "ause_correction": by_correction["ause"],
         "calibrated": found.calibrated,
     }
+
+
+def root_mean_square(error: Image, inside: NDArray[np.bool_]) -> float:
+    return float(np.sqrt(np.mean(np.square(error[inside], dtype=np.float64))))
+
+
+def gain(rows: Sequence[Row]) -> float:
+    """How much nearer to the truth than the classical base, in dB, in the mean over volumes."""
+    return float(np.mean([20 * np.log10(row["rms_error_base"] / row["rms_error"]) for row in rows]))
 
 
 def of(rows: Sequence[Row], task: str, level: float | None = None) -> list[Row]:
@@ -146,6 +158,11 @@ def verdicts(rows: Sequence[Row]) -> list[report.Verdict]:
         text = f"{areas[0]:.3f}, random {areas[1]:.3f}, size of the correction {areas[2]:.3f}"
         goal = f"{task}: smaller sparsification error than a random order and than the correction's size"
         found.append(report.Verdict(goal, text, areas[0] < min(areas[1:])))
+        nearer = {level: gain(of(mine, task, level)) for level in LEVELS[task] if of(mine, task, level)}
+        text = ", ".join(f"{each:+.2f} dB at {level:g}" for level, each in nearer.items())
+        found.append(
+            report.Verdict(f"{task}: no worse than the classical base at any level", text, min(nearer.values()) >= 0)
+        )
     return found
 
 
@@ -172,6 +189,7 @@ def summary(rows: Sequence[Row]) -> str:
                         report.figure(mean(mine, "coverage"), 3),
                         f"{min(shares):.3f} to {max(shares):.3f}",
                         *(report.figure(mean(mine, key), 4) for key in ("width", "rms_error")),
+                        f"{gain(mine):+.2f}",
                         *(report.figure(mean(mine, key), 3) for key in ("ause", "ause_correction", "ause_random")),
                     ]
                 )
@@ -182,6 +200,7 @@ def summary(rows: Sequence[Row]) -> str:
         "of single volumes",
         "mean width",
         "RMS error",
+        "over base, dB",
         "AUSE",
         "AUSE, correction's size",
         "AUSE, random",

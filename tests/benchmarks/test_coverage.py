@@ -19,12 +19,13 @@ def test_coverage_and_areas_by_hand() -> None:
     truth = np.zeros((10, 10, 10), np.float32)
     std = np.repeat(np.linspace(0.1, 1, 10, dtype=np.float32), 100).reshape(truth.shape)
     mean = std * np.resize(np.linspace(0.05, 1.95, 20, dtype=np.float32), truth.shape)  # 0.05 to 1.95 deviations off
-    found = coverage.judge(trial_of(truth), coverage.Answer(mean, std, 1.5, True, np.ones_like(std)))
+    found = coverage.judge(trial_of(truth), coverage.Answer(mean, std, 1.5, True, 2 * mean, np.ones_like(std)))
     assert found["coverage"] == pytest.approx(15 / 20)
     assert found["width"] == pytest.approx(2 * 1.5 * 0.55, rel=1e-5)
     assert found["rms_error"] == pytest.approx(np.sqrt(np.mean(mean.astype(np.float64) ** 2)), rel=1e-5)
+    assert coverage.gain([found]) == pytest.approx(20 * np.log10(2), rel=1e-6)
     assert 0 < found["ause"] < found["ause_random"]
-    perfect = coverage.judge(trial_of(truth), coverage.Answer(mean, np.abs(mean), 1.5, True, std))
+    perfect = coverage.judge(trial_of(truth), coverage.Answer(mean, np.abs(mean), 1.5, True, mean, std))
     assert perfect["ause"] == pytest.approx(0, abs=1e-9)
 
 
@@ -37,13 +38,15 @@ def row(task: str, share: float, **areas: float) -> coverage.Row:
         "ause": 0.2,
         "ause_random": 0.6,
         "ause_correction": 0.4,
+        "rms_error": 0.5,
+        "rms_error_base": 0.5,
         **areas,
     }
 
 
 def test_goals_hold_for_the_mean_over_volumes_of_each_task() -> None:
-    rows = [row("denoise", 0.85), row("denoise", 0.93), row("inpaint", 0.95, ause=0.5)]
-    assert [verdict.met for verdict in coverage.verdicts(rows)] == [True, True, False, False]
+    rows = [row("denoise", 0.85), row("denoise", 0.93), row("inpaint", 0.95, ause=0.5, rms_error=0.6)]
+    assert [verdict.met for verdict in coverage.verdicts(rows)] == [True, True, True, False, False, False]
 
 
 def test_a_run_judges_every_task_and_says_what_is_not_calibrated(
