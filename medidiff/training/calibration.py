@@ -206,13 +206,8 @@ def _product(left: Image, right: Image) -> float:
 
 
 def best_gain(scores: Sequence[Scores]) -> float:
-    """The share of the correction, 0 to 1, with the least square error in the mean over volumes.
-
-    In units of each one's error without any: those with large errors do not rule it.
-    """
-    products, corrections = (
-        sum(one.moments[index] / one.moments[0] for one in scores if one.moments[0] > 0) for index in (1, 2)
-    )
+    """The share of the correction, 0 to 1, with the least square error in the mean over volumes."""
+    products, corrections = (sum(one.moments[index] for one in scores) for index in (1, 2))
     return min(max(products / corrections, 0.0), 1.0) if corrections > 0 else 1.0
 
 

@@ -150,7 +150,7 @@ def test_noisy_scans_alone_teach(network: Backbone) -> None:
     bases = [(scan.pose().base[0].numpy(), scan.spacing, str(index)) for index, scan in enumerate(scans)]
     replayed, data = finetune.clean_pack(bases, "MR", held=False), Data(superres=0.5, inpaint=0.5)
     tuned = copy.deepcopy(network)
-    settings = Settings(seconds=4.0, learning_rate=3e-2)
+    settings = Settings(seconds=4.0, learning_rate=1e-2)
     outcome = finetune.without_truth(tuned, scans[:2], replayed, data, "MR", settings, tell)
     assert outcome.weights is not None
     tuned.load_state_dict(outcome.weights)
