@@ -30,7 +30,7 @@ START = 350e6  # bytes of a process that has loaded a pipeline
 FIXED = 95e6  # of small things that every restoration needs, on two threads
 # bytes a voxel of what is worked on (its copies, the survey, what the network is told), by spatial dimensions
 WORK = {3: 130.0, 2: 85.0}
-LESS = {"denoise": 0.0, "superres": 25.0, "inpaint": 33.0}  # of them, that a task does not need
+LESS = {"denoise": 0.0, "superres": 5.0, "inpaint": 33.0}  # of them, that a task does not need
 OUTSIDE = 15.0  # bytes a voxel of a scan of which only the box of a hole is worked on
 KEPT = 14.0  # bytes a voxel of further volumes in the same file
 SAMPLE = 25.0  # bytes a voxel for each sample but the first

@@ -27,7 +27,7 @@ SMALLEST_SIGMA = 1e-4
 VIEWS = ("removed", "detail", "base", "log scale", "log sigma", "known")
 STATE_CHANNELS = 1
 _PROFILE_CODE = {"box": 0.0, "gaussian": 1.0, "kspace": -1.0}
-# Error of the interpolated base along a refined axis over the local gradient of the base: 0.25 factor^1.3, measured on
+# Error of the interpolated image along a refined axis over its local gradient: 0.25 factor^1.3, measured on
 # T1w, T2w and FLAIR brains for factors 1.5 to 8 and all profiles (within 20 % of each).
 _INTERPOLATION, _INTERPOLATION_GROWTH = 0.25, 1.3
 _INTERPOLATION_FLOOR = 0.01
@@ -35,6 +35,9 @@ _INTERPOLATION_FLOOR = 0.01
 _FILLING, _FILLING_REACH = 1.05, 1.8
 _OBJECT = 0.05
 _ASKED_AGAIN = 4.0
+# Self-similarity of the image that super-resolution starts from: strengths, of the bright level, and how far each round
+# goes on in the direction of the last.
+ROUNDS, _MOMENTUM = (0.2, 0.134, 0.09, 0.06), 0.7
 
 
 def parameter_names(spatial_dims: int) -> tuple[str, ...]:
@@ -205,9 +208,9 @@ def superresolve(
 ) -> Problem:
     """Pose super-resolution, ``y = A x + n``, with or without noise, with or without a hole: one problem.
 
-    The base is ``R D(fill(y))``: holes filled, then the classical denoiser where there is noise, then the
-    smooth image that explains the result. Without noise ``A x = y`` holds exactly for every image of the problem; with
-    noise they explain y as far as its noise allows.
+    The base starts from ``R D(fill(y))``: holes filled, then the classical denoiser where there is noise, then the
+    smooth image that explains the result. Then its blocks are made more alike, see ``_self_similar``. Without noise
+    ``A x = y`` holds exactly for every image of the problem; with noise they explain y as far as its noise allows.
 
     Args:
         measured: y, shape (B, *coarse).
@@ -231,12 +234,13 @@ def superresolve(
         damping = _ASKED_AGAIN * float(sigma.square().mean() / error.square().mean().clamp(min=SMALLEST_SIGMA**2))
         if law == "rician":
             data = data - sigma * rician_bias(best / sigma)
-    base = acquisition.lift(best)
-    power = _interpolation_error(base, acquisition).square() + acquisition.spread(error).square()
+    smooth_image = acquisition.lift(best)
+    base = _self_similar(smooth_image, best, acquisition, trusted)
+    power = _interpolation_error(smooth_image, acquisition).square() + acquisition.spread(error).square()
     known = acquisition.known(base)
     if hole is not None:
         fine_hole = acquisition.spread(hole.to(base.dtype)) > 0.5
-        power = torch.where(fine_hole, power + _filling_error(base, fine_hole).square(), power)
+        power = torch.where(fine_hole, power + _filling_error(smooth_image, fine_hole).square(), power)
         known = torch.where(fine_hole, torch.zeros_like(known), known)
     fine_sigma = torch.full_like(base, SMALLEST_SIGMA) if sigma is None else acquisition.spread(sigma)
     law = "gaussian" if sigma is None else law  # without noise there is no law of it
@@ -265,13 +269,28 @@ def _classical(measured: Tensor, sigma: Tensor, law: Law, texture: Texture | Non
     return estimate * sigma, sigma * (variance * (2 - variance)).sqrt()
 
 
-def _interpolation_error(base: Tensor, acquisition: Acquisition) -> Tensor:
-    """Expected standard deviation of what interpolation misses: the local gradient of the base along refined axes."""
-    power = torch.full_like(base, _INTERPOLATION_FLOOR**2)
+def _self_similar(image: Tensor, data: Tensor, acquisition: Acquisition, trusted: Tensor | None) -> Tensor:
+    """An image in which similar blocks became more alike, as far as it explains the measurement.
+
+    The classical denoiser takes what sets a block apart from those like it for noise, less of it each round, and the
+    projection puts back what was measured: non-local upsampling (Manjon et al., Medical Image Analysis 2010) as
+    plug-and-play iterations (Venkatakrishnan et al., GlobalSIP 2013) with the momentum of Nesterov.
+    """
+    before, dims = image, image.ndim - 1
+    for strength in ROUNDS:
+        noisy = torch.lerp(before, image, 1 + _MOMENTUM) / strength
+        alike, _ = refine(noisy, shrink(noisy, dims), dims)
+        before, image = image, acquisition.project(alike * strength, data, trusted)
+    return image
+
+
+def _interpolation_error(image: Tensor, acquisition: Acquisition) -> Tensor:
+    """Expected standard deviation of what interpolation misses: the local gradient of its image along refined axes."""
+    power = torch.full_like(image, _INTERPOLATION_FLOOR**2)
     blur = [1.0 if axis.trivial else axis.factor / 2 for axis in acquisition.axes]
     for index, axis in enumerate(acquisition.axes, start=1):
         if not axis.trivial:
-            step = torch.gradient(base, dim=index)[0].square()
+            step = torch.gradient(image, dim=index)[0].square()
             power = power + (_INTERPOLATION * axis.factor**_INTERPOLATION_GROWTH) ** 2 * smooth.gaussian(step, blur)
     return power.sqrt()
 

@@ -17,6 +17,7 @@ from medidiff import pipelines
 from medidiff.config import RunConfig
 from medidiff.diffusion import tiles
 from medidiff.footprint import fine_shape
+from medidiff.physics import tasks
 from medidiff.runs import pace
 from medidiff.runs.pace import Clock, Pace
 from medidiff.runs.plan import Plan
@@ -98,11 +99,11 @@ def probe(info: pipelines.PipelineInfo, config: RunConfig, clock: Clock) -> tupl
 
 def of_volume(volume: Volume, config: RunConfig, pipeline: pipelines.Pipeline, found: Pace) -> float:
     """Seconds of one volume."""
-    options, shape = config.restore, volume.array.shape
+    options, shape, rounds = config.restore, volume.array.shape, 1
     if config.task == "superres":
-        shape = fine_shape(shape, volume.spacing, options)
+        shape, rounds = fine_shape(shape, volume.spacing, options), len(tasks.ROUNDS)
     evaluations = options.evaluations(pipeline.engine.network.spatial_dims)
-    return found.seconds(math.prod(shape), evaluations * evaluated(pipeline, shape))
+    return found.seconds(math.prod(shape), evaluations * evaluated(pipeline, shape), rounds)
 
 
 def evaluated(pipeline: pipelines.Pipeline, shape: Sequence[int]) -> float:

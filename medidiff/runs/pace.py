@@ -119,14 +119,16 @@ class Pace:
     operations: float
     rate: float
 
-    def seconds(self, voxels: float, evaluated: float) -> float:
+    def seconds(self, voxels: float, evaluated: float, rounds: int = 1) -> float:
         """Seconds of a scan.
 
         Args:
             voxels: of the scan.
             evaluated: voxels that the network goes over, halos and all evaluations counted.
+            rounds: how often the classical denoiser goes over the voxels.
         """
         others = sum(each for stage, each in self.stages.items() if stage != "network")
+        others += (rounds - 1) * self.stages["base"]
         return voxels * others + evaluated * self.operations / self.rate
 
 

@@ -40,7 +40,7 @@ def test_estimate_as_a_sentence() -> None:
 
 
 def test_seconds_of_a_volume_are_voxels_and_evaluations(mr: pipelines.Pipeline) -> None:
-    found = Pace({"read": 1e-6, "network": 123.0, "checks": 2e-6}, operations=1e5, rate=1e11)
+    found = Pace({"read": 1e-6, "base": 2e-6, "network": 123.0}, operations=1e5, rate=1e11)
     volume = pace.phantom((40, 48, 56))
     config = RunConfig(inputs=(Path("a"),), output=Path("b"))
     voxels = 40 * 48 * 56
@@ -50,7 +50,7 @@ def test_seconds_of_a_volume_are_voxels_and_evaluations(mr: pipelines.Pipeline) 
     best = config.model_copy(update={"restore": RestoreOptions(preset="best", samples=2)})
     assert estimate.of_volume(volume, best, mr, found) == pytest.approx(voxels * (3e-6 + (8 + 2 * 15) * 1e-6))
     finer = config.model_copy(update={"task": "superres", "restore": RestoreOptions(factor=(1, 1, 2))})
-    assert estimate.of_volume(volume, finer, mr, found) == pytest.approx(2 * voxels * 4e-6)
+    assert estimate.of_volume(volume, finer, mr, found) == pytest.approx(2 * voxels * (4e-6 + 3 * 2e-6))  # four rounds
 
 
 def test_halos_count(mr: pipelines.Pipeline) -> None:
