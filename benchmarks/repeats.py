@@ -1,6 +1,6 @@
 """Restores single volumes of repeated acquisitions and compares them with the mean of the others: real noise.
 
-    python -m benchmarks.repeats                       4-D files in $MEDIDIFF_REAL_DATA/data/repeats
+    python -m benchmarks.repeats           4-D files in $MEDIDIFF_REAL_DATA/data/repeats, but those that taught
     python -m benchmarks.repeats --files bold.nii.gz
 
 Nothing is simulated. The reference is the mean with its Rician bias removed; it keeps 1/sqrt(repeats) of the noise, and
@@ -11,6 +11,7 @@ successive repeats.
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def files(options: argparse.Namespace) -> list[Path]:
-    """The named files, or all repeats among the real scans."""
+    """The named files, or all repeats among the real scans that taught the pipelines nothing."""
     real = cases.real_data()
-    found = options.files or (sorted((real / "repeats").glob("*.nii.gz")) if real else [])
+    found = options.files or (held_out(real) if real else [])
     if not found:
         raise SystemExit("No repeated acquisitions: name some with --files, or set MEDIDIFF_REAL_DATA.")
     return found
+
+
+def held_out(folder: Path) -> list[Path]:
+    """The repeats in a folder that its manifest does not list for training."""
+    with (folder / "MANIFEST.csv").open(newline="", encoding="utf-8") as file:
+        taught = {row["file"] for row in csv.DictReader(file) if row["split"] == "train"}
+    return [path for path in sorted((folder / "repeats").glob("*.nii.gz")) if f"repeats/{path.name}" not in taught]
 
 
 def chosen(count: int, wanted: int) -> list[int]:

@@ -146,7 +146,7 @@ def denoise(
     The base is the estimate from groups of similar blocks, the pilot of which is sliding-DCT shrinkage, with the
     Rician bias of the mean removed. The expected size of its error is ``s = sigma sqrt(v (2 - v))`` with v the
     variance that the groups promise: measured on MR scans between 2 and 14 % noise this is the root mean square error
-    of voxels with that v to about 15 %; on phantoms without texture it is too large where nothing happens.
+    of voxels with that v within 30 %; on phantoms without texture it is too large where nothing happens.
 
     Args:
         measured: y, shape (B, *spatial).

@@ -42,6 +42,14 @@ def test_a_run_compares_with_the_mean_of_the_others(tiny_home: Path, tmp_path: P
     assert row["psnr"][repeats.BASE] > row["psnr"][repeats.NOISY] + 1.5
 
 
+def test_what_taught_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "repeats").mkdir()
+    for name in "abc":
+        (tmp_path / "repeats" / f"{name}.nii.gz").touch()
+    (tmp_path / "MANIFEST.csv").write_text("file,split\nrepeats/a.nii.gz,train\nrepeats/b.nii.gz,validation\n")
+    assert [path.name for path in repeats.held_out(tmp_path)] == ["b.nii.gz", "c.nii.gz"]
+
+
 def test_without_repeats_it_says_so(tiny_home: Path) -> None:
     with pytest.raises(SystemExit, match="MEDIDIFF_REAL_DATA"):
         repeats.main([])

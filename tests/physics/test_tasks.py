@@ -218,6 +218,12 @@ def test_noiseless_super_resolution_keeps_the_data(head):
     assert rms(problem.base - clean) < 0.95 * rms(smooth - clean)
 
 
+def test_super_resolution_of_a_constant_is_the_constant():
+    data = torch.full((1, 56, 28, 12), 0.7)
+    problem = tasks.superresolve(data, ACQUISITION, torch.ones(1, 3))
+    torch.testing.assert_close(problem.base, torch.full((1, 56, 56, 48), 0.7), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_no_noise_no_law(head, law):
     """The network was never told of noise that is not there."""
