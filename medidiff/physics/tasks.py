@@ -278,9 +278,9 @@ def _self_similar(image: Tensor, data: Tensor, acquisition: Acquisition, trusted
     """
     before, dims = image, image.ndim - 1
     for strength in ROUNDS:
-        noisy = torch.lerp(before, image, 1 + _MOMENTUM) / strength
+        noisy = (torch.lerp(before, image, 1 + _MOMENTUM) / strength).float()
         alike, _ = refine(noisy, shrink(noisy, dims), dims)
-        before, image = image, acquisition.project(alike * strength, data, trusted)
+        before, image = image, acquisition.project(alike.to(image) * strength, data, trusted)
     return image
 
 
