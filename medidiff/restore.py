@@ -161,7 +161,7 @@ def restore(
     record["warnings"] += _beyond(posed, engine)
     counter = _Counter(progress, options, engine.network.spatial_dims)
     interval = engine.calibration.interval(task, _difficulty(task, posed, found.percent))
-    denoise = engine.denoiser(posed.problem, counter, flips=options.flips, gain=uncertainty.gain_of(interval))
+    denoise = engine.denoiser(posed.problem, counter, flips=options.flips, gain=engine.calibration.gain(interval))
     residual, log_variance = sampler.posterior_mean(denoise)
     drawn = [_draw(denoise, residual, posed, options, index) for index in range(options.samples)]
     part = Part(task, posed, on_grid, _kept(task, unit, volume, grid, gap), found, options)
@@ -176,7 +176,7 @@ def restore(
         supplied=grid.undo(part.supplied()),
         checks=checks | found.figures,
         verdicts=verdicts,
-        record=record | _resolved(posed, grid, level, interval) | timed(begin),
+        record=record | calibrated(engine.calibration, interval) | _resolved(posed, grid, level) | timed(begin),
         gamma=options.gamma,
         volume=volume,
     )
@@ -326,7 +326,7 @@ def record_of(volume: Volume, engine: Engine, options: RestoreOptions, task: Tas
     }
 
 
-def calibrated(interval: uncertainty.Interval | None) -> dict[str, Any]:
+def calibrated(known: uncertainty.Calibration, interval: uncertainty.Interval | None) -> dict[str, Any]:
     """What the uncertainty is worth, and how far the network was followed, for the record."""
     return {
         "interval": {
@@ -335,16 +335,13 @@ def calibrated(interval: uncertainty.Interval | None) -> dict[str, Any]:
             "calibrated": interval is not None,
             "volumes": 0 if interval is None else interval.volumes,
         },
-        "network_gain": round(uncertainty.gain_of(interval), 4),
+        "network_gain": round(known.gain(interval), 4),
     }
 
 
-def _resolved(
-    posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstimate, interval: uncertainty.Interval | None
-) -> dict[str, Any]:
-    """What became of the options: the factors of super-resolution, the hole, the calibration."""
+def _resolved(posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstimate) -> dict[str, Any]:
+    """What became of the options: the factors of super-resolution, the hole."""
     found: dict[str, Any] = {
-        **calibrated(interval),
         "data_consistency": "exact" if level.sigma == 0 or posed.problem.support is not None else "statistical",
     }
     if posed.planes is not None:

@@ -87,7 +87,7 @@ class Work:
         """The network's answer in a block's core, and the core as it becomes an image."""
         posed = self.posed(block.window)
         z = None if state is None else posed.images(torch.from_numpy(self.store.read(state, block.window)))
-        gain = uncertainty.gain_of(self.interval)
+        gain = self.engine.calibration.gain(self.interval)
         denoise = self.engine.denoiser(posed.problem, None, flips=self.options.flips, gain=gain)
         residual, log_variance = denoise(z, theta)
         inside = _image_box(block.inside, posed.planes)

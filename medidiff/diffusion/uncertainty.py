@@ -75,10 +75,14 @@ class Calibration:
         _, nearest = min(zip(levels, known, strict=True), key=lambda pair: abs(pair[0] - here))
         return replace(nearest, gain=float(np.interp(here, levels, [one.gain for one in known])))
 
+    def gain(self, interval: Interval | None) -> float:
+        """What the posterior mean of the residual is multiplied by.
 
-def gain_of(interval: Interval | None) -> float:
-    """What the posterior mean of the residual is multiplied by; 1 where the task was not calibrated."""
-    return 1.0 if interval is None else interval.gain
+        1 where nothing was calibrated; 0 for a task that a table leaves out, which the network is not known to help.
+        """
+        if interval is not None:
+            return interval.gain
+        return 0.0 if self.table else 1.0
 
 
 def combine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medidiff.diffusion.uncertainty import Calibration, Interval, combine, gain_of
+from medidiff.diffusion.uncertainty import Calibration, Interval, combine
 
 SETTINGS = {
     "calibration": {
@@ -31,14 +31,16 @@ def test_what_was_not_calibrated():
 
 def test_a_network_is_followed_wholly_unless_a_table_says_otherwise():
     known = Calibration.from_settings(SETTINGS)
-    assert gain_of(known.interval("denoise", 15)) == 0.25
-    assert gain_of(known.interval("denoise", 3)) == 1.0  # a table of before gains were known
-    assert gain_of(known.interval("superres", 4)) == 1.0
+    assert known.gain(known.interval("denoise", 15)) == 0.25
+    assert known.gain(known.interval("denoise", 3)) == 1.0  # a table of before gains were known
+    assert known.gain(known.interval("superres", 4)) == 0.0  # calibrated for other tasks alone
+    assert Calibration().gain(None) == 1.0
 
 
 @pytest.mark.parametrize(("level", "gain"), [(0.0, 1), (3, 1), (3 * 5**0.5, 0.625), (15, 0.25), (40, 0.25)])
 def test_the_gain_is_continuous_in_the_level(level, gain):
-    assert gain_of(Calibration.from_settings(SETTINGS).interval("denoise", level)) == pytest.approx(gain)
+    known = Calibration.from_settings(SETTINGS)
+    assert known.gain(known.interval("denoise", level)) == pytest.approx(gain)
 
 
 def test_scale_and_floor_are_in_the_unit_of_the_scan():
