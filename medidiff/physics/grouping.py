@@ -9,7 +9,7 @@ PRI-NL-PCA (Manjon, Coupe and Buades, "MRI noise estimation and denoising using 
 function of the pilot and does not jump where two blocks are almost equally far.
 
 Two things save time. Rounds that only make a better pilot take every other reference, as on a chessboard. And where
-blocks hardly differ, in air above all, there is nothing to learn from them and the pilot stays, by degrees too.
+blocks hardly differ, in air above all, there is little to learn from them and the pilot stays, by degrees too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def refine(
         The estimate, and its expected variance in units of the noise variance; both of ``noisy``'s shape.
     """
     images, block = volumes(noisy, spatial_dims)
-    ways = None if variances is None else _whitening(block, variances.to(noisy.device))
+    white = variances is None or bool((variances == 1).all())
+    ways = None if variances is None or white else _whitening(block, variances.to(noisy.device))
     grid = _Grid.over(tuple(images.shape[1:]), block)
     estimate, variance = torch.empty_like(images), torch.empty_like(images)
     for image, first, mean, error in zip(images, pilot.reshape(images.shape), estimate, variance, strict=True):
@@ -83,7 +84,7 @@ def _refine_volume(
 
         def work(number: int, scale: float = scale, last: bool = last, sums: Tensor = sums) -> None:
             if number not in found:
-                found[number] = list(grid.groups(images[0], layers[number], flat))
+                found[number] = list(grid.groups(images[0], layers[number], flat, everywhere=ways is not None))
             for groups in found[number]:
                 if groups.even or last:
                     _estimate(images.flatten(1), groups, ways, scale, sums)
@@ -171,8 +172,11 @@ class _Grid:
         many = max(least, min(self.counts[0], _TOGETHER // math.prod(self.counts[1:])))
         return [slice(a, min(a + many, self.counts[0])) for a in range(0, self.counts[0], many)]
 
-    def groups(self, pilot: Tensor, layer: slice, flat: Tensor) -> Iterator[_Groups]:
-        """Groups of the references of a layer; writes into ``flat`` how much the pilot counts beside them."""
+    def groups(self, pilot: Tensor, layer: slice, flat: Tensor, *, everywhere: bool) -> Iterator[_Groups]:
+        """Groups of the references of a layer; writes into ``flat`` how much the pilot counts beside them.
+
+        Textured noise leaves a pilot so rough that groups are wanted ``everywhere``.
+        """
         strides = pilot.stride()
         shifts = list(itertools.product(*(range(-r, r + 1) for r in self.reach)))
         away = pilot.new_tensor([sum(a * b for a, b in zip(shift, strides, strict=True)) for shift in shifts]).long()
@@ -194,6 +198,7 @@ class _Grid:
             weights = 1 - (nearest / left_out.clamp(min=torch.finfo(nearest.dtype).tiny)).square()
             differ = len(voxels) * (weights * nearest).sum(dim=1) / weights.sum(dim=1).clamp(min=_LEAST)
             share = ((differ - _FLAT[0]) / (_FLAT[1] - _FLAT[0])).clamp(0, 1)
+            share = torch.ones_like(share) if everywhere else share
             flat.view(-1)[references] = (1 - share) * _PILOT_FLAT
             even = self._even(layer.start, first, counts, pilot.device)
             for parity in (True, False):

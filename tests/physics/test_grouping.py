@@ -229,7 +229,7 @@ def plain_refine(noisy: Array, pilot: Array, block: tuple[int, ...], spread: Arr
         order = np.argsort(far, kind="stable")[: min(COUNT + 1, len(shifts))]
         near, limit = [far[i] for i in order[:-1]], far[order[-1]]
         weights = [1 - (each / limit) ** 2 for each in near]
-        share = min(max((own.size * np.average(near, weights=weights) - 0.15) / 2, 0), 1)
+        share = min(max((own.size * np.average(near, weights=weights) - 0.15) / 2, 0), 1) if spread is None else 1
         at(alone, corners[len(shifts) // 2])[...] += 100 * (1 - share)
         even = sum(a // b for a, b, edge in zip(reference, step, block, strict=True) if edge > 1) % 2 == 0
         if share > 0:
