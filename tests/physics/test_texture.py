@@ -113,7 +113,5 @@ def test_shrinkage_that_knows_the_texture_is_better(body):
     assert error(last * sigma) == pytest.approx(sigma * float((promised * (2 - promised)).mean()) ** 0.5, rel=0.5)
     part = (noisy[:, :20, :20] / sigma, white[:, :20, :20])
     torch.testing.assert_close(refine(*part, 3, torch.ones(64)), refine(*part), atol=1e-3, rtol=0)
-    barely = refine(*part, 3, 1 + 1e-6 * torch.arange(64.0))[
-        0
-    ]  # the way of textured noise
+    barely = refine(*part, 3, 1 + 1e-6 * torch.arange(64.0))[0]  # the way of textured noise
     assert float((barely - refine(*part)[0]).abs().mean()) < 0.05
