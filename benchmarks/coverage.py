@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks import report, volumes
 from benchmarks.cases import Case, Image
 from medidiff.config import RestoreOptions
-from medidiff.evaluation import uncertainty
+from medidiff.evaluation import metrics, uncertainty
 from medidiff.evaluation.ours import classical
 from medidiff.pipelines import Pipeline
 from medidiff.scans.volume import Volume
@@ -114,17 +113,13 @@ def judge(trial: Trial, found: Answer) -> dict[str, Any]:
     return {
         "coverage": uncertainty.coverage(found.mean, found.std, truth, found.quantile, inside),
         "width": uncertainty.interval_width(found.std, found.quantile, inside),
-        "rms_error": root_mean_square(found.mean - truth, inside),
-        "rms_error_base": root_mean_square(found.base - truth, inside),
+        "rms_error": metrics.rmse(found.mean, truth, inside),
+        "rms_error_base": metrics.rmse(found.base, truth, inside),
         "ause": deviation["ause"],
         "ause_random": deviation["ause_random"],
         "ause_correction": by_correction["ause"],
         "calibrated": found.calibrated,
     }
-
-
-def root_mean_square(error: Image, inside: NDArray[np.bool_]) -> float:
-    return float(np.sqrt(np.mean(np.square(error[inside], dtype=np.float64))))
 
 
 def gain(rows: Sequence[Row]) -> float:

@@ -24,7 +24,9 @@ from medidiff.physics.tasks import SMALLEST_SIGMA, Problem
 from medidiff.restore import Part, untouchable
 from medidiff.survey import Survey
 
-REACH = {3: 24, 2: 48}  # voxels that the classical base looks around itself (20 and 44), as multiples of its blocks
+# voxels that the classical base looks around itself (20 and 44), as multiples of two steps of its references: the
+# chessboard of its groups lies alike in all windows
+REACH, ALIKE = {3: 24, 2: 48}, 8
 SPREAD_REACH = 4  # voxels that the deviation of samples is smoothed over
 
 
@@ -180,7 +182,7 @@ def passes(work: Work, tile: int, edge: int, run: Run, progress: Progress | None
     shape, planes, options = work.store.shape, work.planes, work.options
     network, path = work.engine.network, _path(work)
     reach = REACH[network.spatial_dims]
-    near = cut(shape, max(tile, 4 * reach), reach, 8, planes)
+    near = cut(shape, max(tile, 4 * reach), reach, ALIKE, planes)
     wide = cut(shape, tile, work.engine.halo, network.stride, planes)
     whole = slices(shape, edge)
     work.store.make("base", "scale", "mean", "deviation", "supplied", "std")

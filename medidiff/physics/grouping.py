@@ -55,8 +55,9 @@ def refine(
         The estimate, and its expected variance in units of the noise variance; both of ``noisy``'s shape.
     """
     images, block = volumes(noisy, spatial_dims)
-    white = variances is None or bool((variances == 1).all())
-    ways = None if variances is None or white else _whitening(block, variances.to(noisy.device))
+    if variances is not None and bool((variances == 1).all()):
+        variances = None
+    ways = None if variances is None else _whitening(block, variances.to(noisy.device))
     grid = _Grid.over(tuple(images.shape[1:]), block)
     estimate, variance = torch.empty_like(images), torch.empty_like(images)
     for image, first, mean, error in zip(images, pilot.reshape(images.shape), estimate, variance, strict=True):
@@ -94,7 +95,8 @@ def _refine_volume(
         weighted, counts, variances = sums.view(3, *grid.extended)
         alone = grid.over_blocks(flat)
         total = grid.over_blocks(counts).add_(alone)
-        torch.add(grid.over_blocks(variances), alone, alpha=_PILOT_VARIANCE, out=variance).div_(total)
+        if last:
+            torch.add(grid.over_blocks(variances), alone, alpha=_PILOT_VARIANCE, out=variance).div_(total)
         pilot = grid.inside(images[0])
         torch.addcmul(grid.inside(weighted), alone.add_(_PILOT), pilot, out=estimate).div_(total.add_(_PILOT))
         images[0] = grid.extend(estimate)
@@ -196,9 +198,11 @@ class _Grid:
             nearest, index = distance.topk(count + 1, dim=1, largest=False)
             nearest, left_out = nearest.split((count, 1), dim=1)
             weights = 1 - (nearest / left_out.clamp(min=torch.finfo(nearest.dtype).tiny)).square()
-            differ = len(voxels) * (weights * nearest).sum(dim=1) / weights.sum(dim=1).clamp(min=_LEAST)
-            share = ((differ - _FLAT[0]) / (_FLAT[1] - _FLAT[0])).clamp(0, 1)
-            share = torch.ones_like(share) if everywhere else share
+            counted = weights.sum(dim=1)
+            share = (counted > 0).to(counted)  # a single voxel has nothing beside itself
+            if not everywhere:
+                differ = len(voxels) * (weights * nearest).sum(dim=1) / counted.clamp(min=_LEAST)
+                share = ((differ - _FLAT[0]) / (_FLAT[1] - _FLAT[0])).clamp(0, 1)
             flat.view(-1)[references] = (1 - share) * _PILOT_FLAT
             even = self._even(layer.start, first, counts, pilot.device)
             for parity in (True, False):

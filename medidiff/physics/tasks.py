@@ -276,11 +276,11 @@ def _self_similar(image: Tensor, data: Tensor, acquisition: Acquisition, trusted
     projection puts back what was measured: non-local upsampling (Manjon et al., Medical Image Analysis 2010) as
     plug-and-play iterations (Venkatakrishnan et al., GlobalSIP 2013) with the momentum of Nesterov.
     """
-    before, dims = image, image.ndim - 1
+    before = image
     for strength in ROUNDS:
-        noisy = (torch.lerp(before, image, 1 + _MOMENTUM) / strength).float()
-        alike, _ = refine(noisy, shrink(noisy, dims), dims)
-        before, image = image, acquisition.project(alike.to(image) * strength, data, trusted)
+        ahead = torch.lerp(before, image, 1 + _MOMENTUM).float()
+        alike, _ = _classical(ahead, ahead.new_tensor(strength), "gaussian", None)
+        before, image = image, acquisition.project(alike.to(image), data, trusted)
     return image
 
 

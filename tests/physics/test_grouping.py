@@ -53,6 +53,8 @@ def test_single_voxel_is_its_pilot():
     estimate, variance = refine(torch.full((1, 1, 1), 7.0), torch.full((1, 1, 1), 5.0))
     assert float(estimate) == pytest.approx(5, rel=1e-6)
     assert float(variance) == pytest.approx(_PILOT_VARIANCE)
+    textured, _ = refine(torch.full((1, 1, 1), 7.0), torch.full((1, 1, 1), 5.0), 3, torch.full((1,), 0.5))
+    assert float(textured) == pytest.approx(5, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(48, 48, 48), (96, 96, 1), (200, 200), (48, 48, 2)])
