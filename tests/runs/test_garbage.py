@@ -60,14 +60,12 @@ def test_objects_are_set_aside_while_a_run_goes_on(
 
 
 def test_what_somebody_else_set_aside_stays_there() -> None:
-    old = [0]
     gc.freeze()
     try:
-        new = [0]
+        before = gc.get_freeze_count()
         garbage.lighten()
         garbage.restore()
-        looked_at = {id(each) for each in gc.get_objects()}
-        assert (id(old) in looked_at, id(new) in looked_at) == (False, True)
+        assert before - 100 < gc.get_freeze_count() <= before  # some may die meanwhile with their last reference
     finally:
         gc.unfreeze()
 
