@@ -355,6 +355,7 @@ def _resolved(posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstima
         }
     if posed.problem.support is not None:
         found["filled_voxels"] = int(posed.problem.support.sum())
+        found["symmetry"] = None if posed.symmetry is None else round(posed.symmetry, 4)
     return found
 
 

@@ -10,13 +10,20 @@ averages.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
+from medidiff.physics import symmetry
 from medidiff.physics.extend import extend
 from medidiff.physics.shrinkage import dct_matrix
+
+Image = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 _SMOOTHNESS = 0.75  # of the Matern covariance; 1/4 less or more changes 0.1 dB on T1w and T2w brains
 _LENGTH = 10.0  # voxels: its reach
@@ -24,18 +31,21 @@ _MARGIN = 12  # voxels around a hole that its filling looks at
 _TOLERANCE = 1e-2  # of the pull that the known voxels exert on the hole
 _MOST_ITERATIONS = 40
 _TINY = 1e-30
+_LOOKS = 2  # across the plane of symmetry: the second aligns with what the first filled
 _REACH = 8  # voxels beyond which depth no longer counts
 _MAX_POOL = {2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}
 _MEAN_POOL = {2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}
 
 
-def fill(image: Tensor, hole: Tensor, spacing: Tensor) -> Tensor:
-    """Fill holes smoothly; voxels outside of them are returned as they are.
+def fill(image: Tensor, hole: Tensor, spacing: Tensor, across: Tensor | None = None) -> Tensor:
+    """Fill holes; voxels outside of them are returned as they are.
 
     Args:
         image: (B, *spatial); what it holds inside holes does not matter.
         hole: (B, *spatial) boolean, not all of an image.
         spacing: voxel size in millimetres, (B, dims): neighbours weigh 1 / distance^2.
+        across: the image's reflection (``symmetry``), an external drift: what it makes expect is taken away before the
+            filling, which is smooth, and added after it; ``None`` for a smooth filling.
     """
     if not bool(hole.any()):
         return image
@@ -43,14 +53,18 @@ def fill(image: Tensor, hole: Tensor, spacing: Tensor) -> Tensor:
     for box in _boxes(hole):
         part = (slice(None), *box)
         result[part] = _fill(image[part], hole[part], spacing)
+        if across is not None:
+            for _ in range(_LOOKS):
+                drift = symmetry.drift(result[part], across[part], hole[part])
+                result[part] = _fill(image[part], hole[part], spacing, drift)
     return result
 
 
-def _fill(image: Tensor, hole: Tensor, spacing: Tensor) -> Tensor:
-    """All holes of a small image at once."""
+def _fill(image: Tensor, hole: Tensor, spacing: Tensor, drift: Tensor | float = 0.0) -> Tensor:
+    """All holes of a small image at once, smooth but for a drift."""
     free = hole.to(image.dtype)
     fixed = 1 - free
-    trend = _trend(image, fixed)
+    trend = drift + _trend(image - drift, fixed)
     known = (image - trend) * fixed
     precision = _precision(hole.shape[1:], spacing.to(image))
     bases = [dct_matrix(n).to(image) for n in hole.shape[1:]]
@@ -75,6 +89,24 @@ def _fill(image: Tensor, hole: Tensor, spacing: Tensor) -> Tensor:
     low = torch.where(hole, torch.inf, image).amin(dim=axes, keepdim=True)
     high = torch.where(hole, -torch.inf, image).amax(dim=axes, keepdim=True)
     return torch.where(hole, (found + trend).clamp(low, high), image)
+
+
+def mirrored(image: Image, hole: Mask, spacing: Sequence[float], box: Sequence[slice]) -> tuple[Image, float] | None:
+    """The reflection of a whole scan about its plane of symmetry in a box, and how like the scan it is.
+
+    Args:
+        image: normalised, of two or three axes; what it holds inside holes does not matter.
+        hole: same shape.
+        spacing: voxel size in millimetres.
+        box: the part of the grid to reflect into.
+
+    Returns:
+        Reflection and correlation; ``None`` where the scan is not symmetric.
+    """
+    part, gap = torch.from_numpy(np.ascontiguousarray(image))[None], torch.from_numpy(np.ascontiguousarray(hole))[None]
+    filled = np.asarray(fill(part, gap, torch.tensor([list(spacing)]))[0].numpy())
+    found = symmetry.find(filled, ~hole, spacing)
+    return None if found is None else (found.reflected(filled, spacing, box), found.correlation)
 
 
 def depth(hole: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medidiff.config import RestoreOptions, Task
 from medidiff.errors import ScanError, UsageError
-from medidiff.physics import resolution, tasks
+from medidiff.physics import holes, resolution, tasks
 from medidiff.physics.noise import NoiseEstimate
 from medidiff.physics.operators import Acquisition
 from medidiff.physics.tasks import Problem
@@ -58,6 +58,8 @@ class Posed:
         box: the part of the scan that the problem is about.
         acquisition: A over the axes of the array; ``None`` where the grid stays.
         kappa: time scale of the diffusion.
+        symmetry: correlation of the scan with the reflection that holes were filled by, the lowest of several; ``None``
+            where there was none.
     """
 
     problem: Problem
@@ -66,6 +68,7 @@ class Posed:
     box: tuple[slice, ...]
     acquisition: Acquisition | None
     kappa: float
+    symmetry: float | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -178,10 +181,10 @@ def pose(
         raise UsageError("Inpainting needs a mask that says which voxels to fill.")
     box = _around(hole)
     quiet = None if level.sigma == 0 else _batch(sigma[box], planes)
-    problem = tasks.inpaint(
-        _batch(unit[box], planes), _batch(hole[box], planes), spacing, sigma=quiet, law=level.law, texture=texture
-    )
-    return Posed(problem, planes, unit, box, None, KAPPA[task])
+    across, symmetry = _across(unit, hole, voxels.spacing, box, planes)
+    images = _batch(unit[box], planes), _batch(hole[box], planes)
+    problem = tasks.inpaint(*images, spacing, sigma=quiet, law=level.law, texture=texture, across=across)
+    return Posed(problem, planes, unit, box, None, KAPPA[task], symmetry)
 
 
 def _superresolve(
@@ -215,6 +218,23 @@ def _superresolve(
         hole=None if hole is None else _batch(hole, planes),
     )
     return Posed(problem, planes, unit, tuple(slice(0, n) for n in acquisition.fine), acquisition, KAPPA["superres"])
+
+
+def _across(
+    unit: Image, hole: Mask, spacing: Sequence[float], box: tuple[slice, ...], planes: int | None
+) -> tuple[Tensor | None, float | None]:
+    """The reflection of a scan in a box, and how like the scan it is; of planes one by one, those with holes."""
+    if planes is None:
+        found = holes.mirrored(unit, hole, spacing, box)
+        return (None, None) if found is None else (_batch(found[0], None), found[1])
+    stack, gaps = (np.moveaxis(array, planes, 0)[box[planes]] for array in (unit, hole))
+    result, alike = np.zeros_like(np.moveaxis(unit[box], planes, 0)), []
+    for one, image, gap in zip(result, stack, gaps, strict=True):
+        found = holes.mirrored(image, gap, _in_plane(spacing, planes), _in_plane(box, planes)) if gap.any() else None
+        if found is not None:
+            one[...] = found[0]
+            alike.append(found[1])
+    return (torch.from_numpy(result), min(alike)) if alike else (None, None)
 
 
 def _sigma(level: NoiseEstimate, shape: tuple[int, ...]) -> Image:

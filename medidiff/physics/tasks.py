@@ -172,11 +172,12 @@ def inpaint(
     sigma: Tensor | None = None,
     law: Law = "gaussian",
     texture: Texture | None = None,
+    across: Tensor | None = None,
 ) -> Problem:
     """Pose inpainting: voxels in ``hole`` were not measured, all others are kept exactly.
 
-    The base is the Gaussian-process filling. The expected size of its error is the standard deviation of the object
-    around, less near the hole's border.
+    The base is the Gaussian-process filling, about what the other side of the body makes expect. The expected size of
+    its error is the standard deviation of the object around, less near the hole's border.
 
     Args:
         measured: y, shape (B, *spatial); what it holds in the hole does not matter.
@@ -186,11 +187,14 @@ def inpaint(
             denoiser makes of its surroundings, so that their noise does not run into it.
         law: of the noise.
         texture: of the noise.
+        across: the reflection of the scan, see ``holes.mirrored``; ``None`` where it is not symmetric.
     """
-    base = holes.fill(measured, hole, spacing)
-    if sigma is not None:
+    if sigma is None:
+        base = holes.fill(measured, hole, spacing, across)
+    else:
+        base = holes.fill(measured, hole, spacing)
         quiet, _ = _classical(base, sigma.expand_as(base).clamp(min=SMALLEST_SIGMA), law, texture)
-        base = holes.fill(quiet, hole, spacing)
+        base = holes.fill(quiet, hole, spacing, across)
     scale = _filling_error(base, hole)
     known, noiseless = (~hole).to(base.dtype), torch.full_like(base, SMALLEST_SIGMA)
     return Problem(base, base, scale, noiseless, known, _parameters(noiseless, "gaussian", spacing), support=hole)
