@@ -20,13 +20,13 @@ import torch
 
 from benchmarks.cases import SAMPLES, Case, central, load, real_data
 from benchmarks.report import figure, table
-from medidiff.physics import degradations, grouping, holes, shrinkage, tasks
+from medidiff.physics import degradations, grouping, holes, residual, shrinkage, tasks
 from medidiff.physics.fidelity import foreground_psnr, psnr
 from medidiff.training.validation import ISOTROPIC, _superresolve, percentages
 
 SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long04_t2w.nii.gz")
 GROUPS = 6
-ROOMS = {"shrinkage": shrinkage, "grouping": grouping, "tasks": tasks}
+ROOMS = {"shrinkage": shrinkage, "grouping": grouping, "residual": residual, "tasks": tasks}
 Origins = Callable[[tuple[int, ...]], Iterator[tuple[int, ...]]]
 
 
@@ -41,8 +41,13 @@ def only_thresholds(noisy: torch.Tensor, pilot: torch.Tensor | None, *rest: obje
 
 
 def no_groups(noisy: torch.Tensor, pilot: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nothing in the last stage."""
-    return pilot, torch.ones_like(pilot)
+    """No groups; what their promise stands for lets nothing be put back."""
+    return pilot, torch.zeros_like(pilot)
+
+
+def nothing_back(noisy: torch.Tensor, estimate: torch.Tensor, *rest: object) -> torch.Tensor:
+    """What was taken away is gone."""
+    return estimate
 
 
 HOLES, HOLE_CROP, RADIUS = 10, 48, (3.0, 10.0)  # voxels
@@ -63,6 +68,11 @@ VARIANTS: dict[str, Changes] = {
     "all, one round of groups": {"grouping.SCALES": (1.0,)},
     "all, two rounds (medidiff's)": {},
     "all, three rounds": {"grouping.SCALES": (1.25, 1.0, 0.8)},
+    "one threshold for all coefficients": {"shrinkage.LOW_THRESHOLD": shrinkage.THRESHOLD},
+    "nothing put back": {"tasks.put_back": nothing_back},
+    "neither": {"shrinkage.LOW_THRESHOLD": shrinkage.THRESHOLD, "tasks.put_back": nothing_back},
+    "put back beyond 1 standard deviation": {"residual.THRESHOLD": 1.0},
+    "put back beyond 2 standard deviations": {"residual.THRESHOLD": 2.0},
     "groups of 24 blocks": {"grouping.COUNT": 24},
     "groups of 56 blocks": {"grouping.COUNT": 56},
     "groups from 3 voxels around": {"grouping._REACH": 3},
@@ -76,6 +86,10 @@ ROUNDS: dict[str, Changes] = {
     "four rounds (medidiff's)": {},
     "four rounds, no momentum": {"tasks._MOMENTUM": 0.0},
     "four rounds, no groups": {"tasks.refine": no_groups},
+    "four rounds, one threshold, nothing put back": {
+        "shrinkage.LOW_THRESHOLD": shrinkage.THRESHOLD,
+        "tasks.put_back": nothing_back,
+    },
     "six rounds": {"tasks.ROUNDS": (0.2, 0.145, 0.105, 0.076, 0.055, 0.04)},
 }
 

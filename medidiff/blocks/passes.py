@@ -24,7 +24,7 @@ from medidiff.physics.tasks import SMALLEST_SIGMA, Problem
 from medidiff.restore import Part, untouchable
 from medidiff.survey import Survey
 
-# voxels that the classical base looks around itself (20 and 44), as multiples of two steps of its references: the
+# voxels that the classical base looks around itself (21 and 45), as multiples of two steps of its references: the
 # chessboard of its groups lies alike in all windows
 REACH, ALIKE = {3: 24, 2: 48}, 8
 SPREAD_REACH = 4  # voxels that the deviation of samples is smoothed over

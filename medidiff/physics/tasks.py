@@ -18,6 +18,7 @@ from medidiff.physics import holes, smooth
 from medidiff.physics.extend import extend
 from medidiff.physics.grouping import refine
 from medidiff.physics.operators import Acquisition
+from medidiff.physics.residual import put_back
 from medidiff.physics.rician import Law, remove_rician_bias, rician_bias
 from medidiff.physics.shrinkage import block_shape, shrink
 from medidiff.physics.texture import Texture, block_variances
@@ -267,6 +268,7 @@ def _classical(measured: Tensor, sigma: Tensor, law: Law, texture: Texture | Non
     variances = None if texture is None else block_variances(texture, block_shape(tuple(measured.shape[1:])))
     noisy, dims = measured / sigma, measured.ndim - 1
     estimate, variance = refine(noisy, shrink(noisy, dims, variances), dims, variances)
+    estimate = put_back(noisy, estimate, variance, dims, texture)
     if law == "rician":
         estimate = remove_rician_bias(estimate)
     variance = variance.clamp(0, 1)

@@ -23,7 +23,7 @@ from medidiff.physics import slabs
 from medidiff.physics.shrinkage import block_basis, block_shape, dct_matrix
 
 WHITE = 8.0  # a cut-off so far beyond the Nyquist frequency that nothing is cut
-_GRID = 32  # frequencies an axis that integrals over the spectrum are taken from
+SPECTRUM_GRID = 32  # frequencies an axis that integrals over the spectrum are taken from
 _LOWEST = 1e-3  # of the Nyquist frequency: added to f, so that the mean of the noise is not lost altogether
 _EXPONENTS = (0.0, 0.3, 0.6, 0.9, 1.2)
 _CUTOFFS = (0.3, 0.36, 0.43, 0.52, 0.62, 0.75, 0.9, 1.1, 1.5, WHITE)
@@ -69,8 +69,8 @@ class Texture:
 
     def lag1(self, dims: int) -> list[float]:
         """Correlation of neighbouring voxels along each axis."""
-        power = self.power((_GRID,) * dims)
-        angle = 2 * np.pi * np.fft.fftfreq(_GRID)
+        power = self.power((SPECTRUM_GRID,) * dims)
+        angle = 2 * np.pi * np.fft.fftfreq(SPECTRUM_GRID)
         return [
             float((power * np.cos(angle).reshape([-1 if a == axis else 1 for a in range(dims)])).mean())
             for axis in range(dims)
@@ -78,8 +78,8 @@ class Texture:
 
     def coarse(self, shape: tuple[int, ...], edge: int) -> float:
         """Variance of means over ``edge`` voxels along every axis that is that long, over that of white noise."""
-        power = self.power((_GRID,) * len(shape))
-        angle = 2 * np.pi * np.fft.fftfreq(_GRID)
+        power = self.power((SPECTRUM_GRID,) * len(shape))
+        angle = 2 * np.pi * np.fft.fftfreq(SPECTRUM_GRID)
         count = 1
         for axis, size in enumerate(shape):
             if size >= edge:
@@ -92,9 +92,9 @@ class Texture:
 @lru_cache(maxsize=512)
 def block_variances(texture: Texture, block: tuple[int, ...]) -> Tensor:
     """Variance of each coefficient of a block's orthonormal DCT-II, shape (voxels of the block,), mean 1."""
-    power = texture.power(tuple(_GRID if n > 1 else 1 for n in block))
+    power = texture.power(tuple(SPECTRUM_GRID if n > 1 else 1 for n in block))
     for axis, size in enumerate(block):
-        basis = np.fft.fft(dct_matrix(size).numpy(), _GRID if size > 1 else 1, axis=1)
+        basis = np.fft.fft(dct_matrix(size).numpy(), SPECTRUM_GRID if size > 1 else 1, axis=1)
         gain = np.abs(basis) ** 2 / basis.shape[1]
         power = np.moveaxis(np.tensordot(power, gain, axes=(axis, 1)), -1, axis)
     return torch.as_tensor(power.reshape(-1), dtype=torch.float32)

@@ -12,7 +12,7 @@ from scipy import fft
 
 from medidiff.physics import shrinkage
 from medidiff.physics.fidelity import foreground_psnr
-from medidiff.physics.shrinkage import THRESHOLD, block_shape, dct_matrix, shrink
+from medidiff.physics.shrinkage import LOW_THRESHOLD, THRESHOLD, block_shape, dct_matrix, shrink
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -151,10 +151,13 @@ def plain_shrink(image: NDArray[np.float64]) -> NDArray[np.float64]:
         inside = tuple(slice(m, m + n) for m, n in zip(before, image.shape, strict=True))
         return top / np.maximum(bottom, 1e-12), (top / np.maximum(bottom, 1e-12))[inside]
 
+    low = np.sum(np.meshgrid(*(np.arange(n) / n for n in block), indexing="ij"), axis=0) <= 0.5
+    threshold = np.where(low & (min(block) > 2), LOW_THRESHOLD, THRESHOLD)
+
     def thresholded():
         for where in corners():
             spectrum = fft.dctn(padded[where], norm="ortho")
-            gain = (np.abs(spectrum) > THRESHOLD).astype(float)
+            gain = (np.abs(spectrum) > threshold).astype(float)
             gain.flat[0] = 1
             yield where, fft.idctn(gain * spectrum, norm="ortho"), 1 / np.square(gain).sum()
 

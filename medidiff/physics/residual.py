@@ -1,0 +1,72 @@
+"""What a denoiser took for noise although it is too strong for noise: put back.
+
+A lesion of two or three voxels is like nothing around it, so block shrinkage and groups of similar blocks take a part
+of it away. Smoothed over the neighbours, what was taken away shows it. Where that is beyond what noise does, the part
+that is beyond returns: twicing (Tukey, Exploratory Data Analysis, 1977) of what passes a test, by the non-negative
+garrote (Gao, Journal of Computational and Graphical Statistics 1998), which is continuous and leaves strong responses
+as they are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from medidiff.physics.texture import SPECTRUM_GRID, Texture
+
+# In standard deviations of smoothed noise. On brains PSNR rises by 0.01 dB with 1.5; with 1 more lesions are kept, and
+# PSNR falls by 0.03 dB at 9 % noise. In the textured noise of CT 2.5 costs nothing, and 1.5 up to 0.2 dB.
+THRESHOLD, THRESHOLD_TEXTURED = 1.5, 2.5
+# Promised variances below which nothing returns and above which all that passes does: constants in noise are promised
+# 0.02 to 0.04, most planted lesions 0.04 to 0.3.
+FLAT = (0.025, 0.05)
+_KERNEL = (0.25, 0.5, 0.25)  # along each axis: a sphere of two to three voxels, nearly
+
+
+def put_back(
+    noisy: Tensor, estimate: Tensor, variance: Tensor, spatial_dims: int, texture: Texture | None = None
+) -> Tensor:
+    """An estimate with what is significant in the noise that was taken away.
+
+    Args:
+        noisy: shape (..., *spatial), in units of the noise standard deviation.
+        estimate: of it, same shape.
+        variance: that is expected of the estimate, in units of the noise variance, same shape.
+        spatial_dims: how many trailing axes are spatial, 2 or 3.
+        texture: of the noise; ``None`` for white.
+    """
+    spatial = tuple(noisy.shape[-spatial_dims:])
+    smooth = noisy - estimate
+    for axis, size in enumerate(spatial, start=-spatial_dims):
+        if size > 1:
+            smooth = _smoothed(smooth, axis)
+    power = smooth.square()
+    threshold = THRESHOLD if texture is None else THRESHOLD_TEXTURED
+    limit = threshold**2 * _smoothed_variance(spatial, texture)
+    passed = (1 - limit / power.clamp(min=limit)).mul_(smooth)
+    return estimate + passed * ((variance - FLAT[0]) / (FLAT[1] - FLAT[0])).clamp_(0, 1)
+
+
+def _smoothed(image: Tensor, axis: int) -> Tensor:
+    """The kernel's mean over neighbours along an axis; beyond the border nothing was taken away."""
+    side, middle, _ = _KERNEL
+    found, size = image * middle, image.shape[axis]
+    found.narrow(axis, 1, size - 1).add_(image.narrow(axis, 0, size - 1), alpha=side)
+    found.narrow(axis, 0, size - 1).add_(image.narrow(axis, 1, size - 1), alpha=side)
+    return found
+
+
+def _smoothed_variance(spatial: tuple[int, ...], texture: Texture | None) -> float:
+    """Variance of smoothed noise whose own is 1."""
+    wide = [n > 1 for n in spatial]
+    if texture is None:
+        return math.fsum(k * k for k in _KERNEL) ** sum(wide)
+    power = texture.power(tuple(SPECTRUM_GRID if many else 1 for many in wide))
+    for axis, many in enumerate(wide):
+        if many:
+            angle = 2 * np.pi * np.fft.fftfreq(SPECTRUM_GRID)
+            gain = _KERNEL[1] + 2 * _KERNEL[0] * np.cos(angle)
+            power = power * np.square(gain).reshape([-1 if a == axis else 1 for a in range(len(wide))])
+    return float(power.mean())
