@@ -26,8 +26,8 @@ from medidiff.physics.threads import in_threads
 
 THRESHOLD = 2.6  # of the noise standard deviation; flat optimum between 2.4 and 2.8 on T1w at 3 to 15 % noise
 # In volumes with white noise, of coefficients whose frequencies, of 1 along each axis, add up to no more than the
-# first: small lesions are made of them. After the groups 2.0 is worth 0.02 dB at 3 % noise and 0.05 at 9 % on brains.
-# It is worth nothing in planes, and costs up to 0.3 dB in the textured noise of CT.
+# first: small lesions are made of them. After the groups 2.0 costs nothing at 3 and 9 % noise and gains 0.06 dB at 15 %
+# (``benchmarks.base``). It gains nothing in planes, and costs up to 0.3 dB in the textured noise of CT.
 LOW, LOW_THRESHOLD = 0.5, 2.0
 _TOGETHER, _TOGETHER_ELSEWHERE = 4096, 1 << 20  # blocks worked on at a time on the CPU, and on other devices
 
