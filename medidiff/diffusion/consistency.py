@@ -20,6 +20,7 @@ from medidiff.physics.texture import Texture
 _FEWEST = 512
 _FAR, _STEP = 40.0, 1 / 128  # sigma: of tables
 _COARSE = 3  # voxels
+_STEEP = 0.2  # share of the foreground, that with the steepest gradients, where a lack of structure shows
 _SHELL = 3  # voxels: how far beside a hole its surroundings go
 _PREVALENT = 0.1  # share of a hole, or of its shell, that one value takes before it counts as an artefact's
 
@@ -44,10 +45,12 @@ def check(
         ``removed_variance_ratio``: variance of q over that of the noise; 1 when all noise and nothing else was
         removed, less when the restored image keeps noise. ``removed_mean``: mean of q in sigma; 0 without bias.
         ``removed_lag1``: largest lag-1 correlation of q; 0 for noise, more when structure was removed.
-        ``removed_coarse``: variance of q's means over 3 voxels an axis, over what noise of sigma gives; 1 for
-        noise, more when structure was removed. ``removed_edge_correlation``: correlation of abs(q) with the gradient
-        of x; 0 when no edge was touched. ``noise_left``: fluctuation of x's finest diagonal band in sigma; it
-        holds anatomy where sigma is small. Empty when the foreground is too small to tell.
+        ``removed_coarse``: variance of q's means over 3 voxels an axis in the fifth of the foreground where x's
+        gradient is steepest, over what noise of sigma gives. A shrinker keeps most of what is coarse there, noise with
+        it: well below 1, however much it removes from flat regions; more when structure was removed.
+        ``removed_edge_correlation``: correlation of abs(q) with the gradient of x; 0 when no edge was touched.
+        ``noise_left``: fluctuation of x's finest diagonal band in sigma; it holds anatomy where sigma is small. Empty
+        when the foreground is too small to tell.
     """
     part = noise.middle(mean.shape)
     measured, mean = measured[part], mean[part]
@@ -64,7 +67,7 @@ def check(
         removed = (measured / sigma - expected) / look_up(ratio, 0, _STEP, spread)
     q = removed[inside].astype(np.float64)
     centred = np.where(inside, removed - q.mean(), 0.0).astype(np.float32)
-    gradient = ndimage.gaussian_gradient_magnitude(mean, [1.0 if n > 1 else 1e-3 for n in mean.shape])[inside]
+    gradient = ndimage.gaussian_gradient_magnitude(mean, [1.0 if n > 1 else 1e-3 for n in mean.shape])
     expected_lags = [0.0] * mean.ndim if texture is None else texture.lag1(mean.ndim)
     lags = [(noise.lag1(centred, inside, axis) or 0.0) - lag for axis, lag in enumerate(expected_lags)]
     coarse = 1.0 if texture is None else texture.coarse(mean.shape, _COARSE)
@@ -72,8 +75,8 @@ def check(
         "removed_variance_ratio": round(float(q.var()), 4),
         "removed_mean": round(float(q.mean()), 4),
         "removed_lag1": round(float(max(lags, key=abs)), 4),
-        "removed_coarse": round(_coarse_power(centred, inside) / coarse, 4),
-        "removed_edge_correlation": round(_correlation(np.abs(q), gradient), 4),
+        "removed_coarse": round(_coarse_power(centred, inside, gradient) / coarse, 4),
+        "removed_edge_correlation": round(_correlation(np.abs(q), gradient[inside]), 4),
         "noise_left": round(noise.fine_fluctuation(mean / sigma, inside), 4),
     }
 
@@ -203,11 +206,16 @@ def _artefact(measured: NDArray[np.float32], hole: NDArray[np.bool_], shell: NDA
     return None
 
 
-def _coarse_power(centred: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
-    """Variance of means over 3 voxels an axis, in units of what white noise of variance 1 gives."""
+def _coarse_power(centred: NDArray[np.float32], inside: NDArray[np.bool_], gradient: NDArray[np.float32]) -> float:
+    """Variance of means over 3 voxels an axis where ``gradient`` is steepest, in units of that of white noise."""
     size = [_COARSE if n >= _COARSE else 1 for n in centred.shape]
     whole = ndimage.minimum_filter(inside, size)
-    means = ndimage.uniform_filter(centred, size)[whole if int(whole.sum()) >= _FEWEST else inside]
+    if int(whole.sum()) < _FEWEST:
+        whole = inside
+    slopes = gradient[whole]
+    count = max(_FEWEST, int(_STEEP * len(slopes)))
+    steep = np.argpartition(slopes, len(slopes) - count)[len(slopes) - count :]
+    means = ndimage.uniform_filter(centred, size)[whole][steep]
     return float(means.var(dtype=np.float64)) * float(np.prod(size))
 
 

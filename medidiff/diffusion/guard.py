@@ -18,16 +18,14 @@ from medidiff.physics import slabs
 from medidiff.physics.slabs import Slabs
 from medidiff.physics.statistics import looked_at, statistics
 
-# By noise percent, limits that at most one in a hundred sound results on training volumes is beyond. Below 1.5 % what
-# is estimated as noise is partly the finest anatomy, so that little can be said; then only gross blur is.
-LARGEST_COARSE = ((1.49, 2.0), (1.5, 0.7))  # `removed_coarse`; a denoiser leaves the coarsest part of the noise
-LARGEST_COARSE_SHARE = 0.75  # the same over `removed_variance_ratio`
+# By noise percent, limits that at most one in a hundred sound results on training volumes is beyond. Below 1.5 % the
+# finest anatomy is as strong as the noise, so that little can be said; then only gross blur is.
+LARGEST_COARSE = ((1.49, 2.0), (1.5, 0.7))  # `removed_coarse`; sound: at most 0.66, a slight blur: at least 0.77
 LARGEST_EDGE_CORRELATION = ((1.49, 0.25), (1.5, 0.1))
 LARGEST_BIAS = 0.25  # sigma
 # least `removed_variance_ratio`: the less noise, the more it is like fine anatomy, and the more of it stays
-LEAST_REMOVED = ((1.5, 0.04), (2.0, 0.05), (3.0, 0.2), (5.0, 0.32), (9.0, 0.5), (15.0, 0.65))
-MOST_LEFT = ((1.49, 1e6), (1.5, 1.5), (2.0, 1.2), (3.0, 0.8), (5.0, 0.5), (9.0, 0.35), (15.0, 0.3))  # `noise_left`
-JUDGED = 1.5  # percent of noise from which the share of coarse power means something
+LEAST_REMOVED = ((0.5, 0.01), (1.5, 0.04), (2.0, 0.05), (3.0, 0.2), (5.0, 0.32), (9.0, 0.5), (15.0, 0.65))
+MOST_LEFT = ((1.49, 1e6), (1.5, 2.0), (2.0, 1.4), (3.0, 1.0), (5.0, 0.5), (9.0, 0.35), (15.0, 0.3))  # `noise_left`
 LARGEST_DISAGREEMENT = 2.0  # noise given by hand over noise measured, either way
 
 EXACT = 1e-5  # largest `data_residual` where measured data had to be kept, in the range of the scan
@@ -98,8 +96,7 @@ def _denoise(
     ratio, coarse = figures["removed_variance_ratio"], figures["removed_coarse"]
     found = []
     enough = ratio > 0.1 * power  # the correlations of next to nothing mean nothing
-    together = noise_percent >= JUDGED and enough and coarse > LARGEST_COARSE_SHARE * ratio
-    if together or coarse > _limit(LARGEST_COARSE, noise_percent):
+    if coarse > power * _limit(LARGEST_COARSE, noise_percent):
         found.append("neighbouring voxels changed together")
     if enough and figures["removed_edge_correlation"] > _limit(LARGEST_EDGE_CORRELATION, noise_percent):
         found.append("edges changed most")

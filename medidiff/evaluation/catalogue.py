@@ -160,8 +160,8 @@ METRICS: dict[str, Metric] = {
         "Residual coarse power",
         "",
         "",
-        "Variance of what was removed after means over 3 voxels an axis, over that of white noise: above 1 structure"
-        " was removed.",
+        "Variance of what was removed after means over 3 voxels an axis, in the steepest fifth of the foreground, over"
+        " that of white noise: well below 1 where structure was kept.",
     ),
     "residual_edges": Metric(
         "Residual at edges", "", "zero", "Correlation of the size of what was removed with the image's gradient."

@@ -51,6 +51,14 @@ def test_structure_was_removed(truth):
     assert found["removed_edge_correlation"] > 0.3
 
 
+def test_coarse_power_is_that_of_the_noise_or_of_the_structure_where_it_is_steep(truth):
+    noisy = measure(truth, 0.05, "gaussian")
+    exact = check(noisy, truth, np.float32(0.05), "gaussian")["removed_coarse"]
+    blurred = check(noisy, ndimage.gaussian_filter(truth, 2), np.float32(0.05), "gaussian")["removed_coarse"]
+    assert exact == pytest.approx(1, abs=0.2)
+    assert blurred > 2
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_correlation_along_any_axis_is_seen(truth, axis):
     noisy = truth + ndimage.gaussian_filter1d(measure(0 * truth, 0.1, "gaussian"), 0.8, axis)

@@ -35,6 +35,19 @@ class TestDenoise:
         kept = ndimage.gaussian_filter(residual, 1.0)
         assert judged(measured, truth + kept) == ()
 
+    def test_a_denoiser_that_takes_all_noise_from_flat_regions_is_sound(self):
+        flat = ndimage.gaussian_filter(np.pad(np.full((24, 24, 24), np.float32(0.8)), 12), 1)
+        measured = noisy(flat, 0.15)
+        kept = ndimage.gaussian_filter((measured - flat).astype(np.float32), 1.0)
+        edges = ndimage.gaussian_gradient_magnitude(flat, 1) > 0.01
+        assert judged(measured, flat + edges * kept, 15.0) == ()
+
+    @pytest.mark.parametrize("percent", [9.0, 15.0])
+    def test_median_filter(self, truth, percent):
+        measured = noisy(truth, percent / 100)
+        (sentence, *_) = judged(measured, ndimage.median_filter(measured, 3), percent)
+        assert sentence.startswith("Structure removed")
+
     def test_blur(self, truth):
         (sentence, *rest) = judged(noisy(truth, 0.03), ndimage.gaussian_filter(truth, 1.5), 3.0)
         assert sentence.startswith("Structure removed")

@@ -33,7 +33,9 @@ def test_sigma_on_shells_in_air(add_noise, shells, law, percent):
     assert found.map is None
 
 
-@pytest.mark.parametrize(("percent", "excess"), [(5, 0.15), (9, 0.08), (15, 0.04)])
+@pytest.mark.parametrize(
+    ("percent", "excess"), [(0.3, 0.2), (0.5, 0.1), (1, 0.05), (2, 0.05), (3, 0.05), (5, 0.1), (9, 0.08), (15, 0.04)]
+)
 def test_sigma_on_a_head_whose_folds_are_as_fine_as_voxels(add_noise, head, percent, excess):
     found = noise.estimate(add_noise("rician", head, percent / 100), "rician", with_map=False).sigma
     assert percent / 100 * 0.97 < found < percent / 100 * (1 + excess)
@@ -43,6 +45,24 @@ def test_anatomy_that_rules_the_band_is_told(add_noise, head):
     found = noise.estimate(add_noise("rician", head, 0.005), "rician")
     assert found.correlation > 0.1
     assert found.map is None  # it would be a map of anatomy
+
+
+@pytest.mark.parametrize("percent", [0.5, 1, 3, 9])
+def test_fine_anatomy_is_not_taken_for_noise(add_noise, percent):
+    """Power falls as that of anatomy does, and roughness grows away from the middle."""
+    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*[64 * np.fft.fftfreq(64)] * 3, indexing="ij"))).clip(1)
+    rough = np.fft.ifftn(np.fft.fftn(np.random.default_rng(3).standard_normal((64, 64, 64))) / radius**2).real
+    place = np.linspace(-1, 1, 64)
+    strength = 0.02 + 0.2 * np.abs(place)[:, None, None] * np.ones((1, 64, 64))
+    clean = 1 + strength * rough / rough.std()
+    found = noise.estimate(add_noise("gaussian", clean, percent / 100), "gaussian", with_map=False)
+    assert percent / 100 * 0.9 < found.sigma < percent / 100 * 1.1
+
+
+def test_sigma_is_never_lost_where_noise_varies_over_anatomy(add_noise, head):
+    growth = np.broadcast_to(0.01 * np.linspace(1, 3, head.shape[0])[:, None, None], head.shape)
+    found = noise.estimate(add_noise("rician", head, growth), "rician", with_map=False)
+    assert 0.01 < found.sigma < 0.03
 
 
 def test_interpolated_noise_is_told(add_noise):
