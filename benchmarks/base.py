@@ -1,8 +1,8 @@
 """What the classical base is worth, stage by stage: ``python -m benchmarks.base [SCAN ...]``.
 
 Prints foreground PSNR of each stage, and of other choices in them; how far the
-expected error of the base is from the real one, voxels grouped by it; and how well processes of several smoothnesses
-fill holes.
+expected error of the base is from the real one, voxels grouped by it; how well processes of several smoothnesses fill
+holes, and what the other side of the body adds.
 """
 
 from __future__ import annotations
@@ -20,13 +20,22 @@ import torch
 
 from benchmarks.cases import SAMPLES, Case, central, load, real_data
 from benchmarks.report import figure, table
-from medidiff.physics import degradations, grouping, holes, residual, shrinkage, tasks
+from medidiff.evaluation.degrade import healthy_hole
+from medidiff.physics import degradations, grouping, holes, residual, shrinkage, symmetry, tasks
 from medidiff.physics.fidelity import foreground_psnr, psnr
 from medidiff.training.validation import ISOTROPIC, _superresolve, percentages
 
 SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long04_t2w.nii.gz")
 GROUPS = 6
-ROOMS = {"shrinkage": shrinkage, "grouping": grouping, "residual": residual, "tasks": tasks}
+ROOMS = {
+    "shrinkage": shrinkage,
+    "grouping": grouping,
+    "residual": residual,
+    "tasks": tasks,
+    "holes": holes,
+    "symmetry": symmetry,
+}
+Changes = dict[str, object]
 Origins = Callable[[tuple[int, ...]], Iterator[tuple[int, ...]]]
 
 
@@ -59,8 +68,32 @@ SMOOTHNESS = {
     1.0: "smoothness 1",
 }
 
+HEALTHY = 4  # holes in healthy-looking tissue of each scan
+
+
+def believing(*arrays: np.ndarray) -> tuple[float, float]:
+    """The slope, and a correlation that takes nothing off."""
+    return REGRESSION(*arrays)[0], 1.0
+
+
+def not_aligned(reflection: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The reflection as the plane gives it."""
+    return reflection
+
+
+ACROSS: dict[str, Changes | None] = {
+    "smooth": None,
+    "about the other side, not aligned": {"symmetry._aligned": not_aligned},
+    "aligned once": {"holes._LOOKS": 1},
+    "aligned twice (medidiff's)": {},
+    "aligned three times": {"holes._LOOKS": 3},
+    "aligned in windows of 3 voxels around": {"symmetry._RADIUS": 3},
+    "aligned in windows of 12 voxels around": {"symmetry._RADIUS": 12},
+    "believed by its slope alone": {"symmetry._regression": believing},
+}
+
+REGRESSION = symmetry._regression
 STAGE = shrinkage._stage
-Changes = dict[str, object]
 VARIANTS: dict[str, Changes] = {
     "hard thresholds alone": {"shrinkage._stage": only_thresholds, "tasks.refine": no_groups},
     "and Wiener shrinkage": {"tasks.refine": no_groups},
@@ -165,6 +198,9 @@ def main() -> None:
             found = [filled(case, number) for case in cases for number in range(HOLES)]
         rows.append([name, figure(float(np.mean(found)))])
     print(table(["filling", "dB"], rows))
+    print(f"\nThe same in {HEALTHY} holes of each scan that look like tumours in healthy tissue.\n")
+    rows = [[name, figure(looked_across(cases, changes))] for name, changes in ACROSS.items()]
+    print(table(["filling", "dB"], rows))
 
 
 def filled(case: Case, number: int) -> float:
@@ -174,6 +210,24 @@ def filled(case: Case, number: int) -> float:
     hole = degradations.hole(clean.shape, generator, torch.device("cpu"), RADIUS)
     found = holes.fill(clean, hole, torch.tensor([case.spacing]))
     return psnr(found.numpy(), clean.numpy(), hole.numpy())
+
+
+def looked_across(cases: list[Case], changes: Changes | None) -> float:
+    """Mean PSNR inside holes of cases, filled smoothly (``None``) or about their other side."""
+    found = []
+    for case, number in itertools.product(cases, range(HEALTHY)):
+        hole = healthy_hole(case.clean, case.spacing, f"{case.name} {number}")
+        if hole is None:
+            continue
+        across = None
+        if changes is not None:  # the plane is sought as it always is
+            seen = holes.mirrored(case.clean, hole, case.spacing, [slice(0, n) for n in hole.shape])
+            across = None if seen is None else torch.from_numpy(seen[0])[None]
+        with changed(changes or {}):
+            images = torch.from_numpy(case.clean)[None], torch.from_numpy(hole)[None]
+            image = holes.fill(*images, torch.tensor([case.spacing]), across)
+        found.append(psnr(image[0].numpy(), case.clean, hole))
+    return float(np.mean(found))
 
 
 if __name__ == "__main__":
