@@ -189,7 +189,7 @@ def estimate(values: NDArray[np.float32] | Slabs, law: Law, *, with_map: bool = 
 
     def beside(part: _Part) -> NDArray[np.float32]:
         expected = _fluctuation(part.level if law == "rician" else None, seen)
-        return np.asarray(part.beside / np.square(expected), np.float32)
+        return np.asarray(part.beside() / np.square(expected), np.float32)
 
     correlation = _excess_correlation(*_middle(scan.shape, parts, chosen))
     sigma, some = seen, _ramp(correlation, _ANATOMY)
@@ -236,12 +236,14 @@ class _Part:
         """The finest diagonal band."""
         return _diagonal_band(self.slab.values, self.shape)
 
-    @cached_property
     def beside(self) -> NDArray[np.float32]:
-        """Mean power of the bands that are low along one axis and diagonal along the others."""
+        """Mean power of the bands that are low along one axis and diagonal along the others; looked at only once."""
         axes = _filtered(self.shape)
-        powers = [np.square(_diagonal_band(self.slab.values, self.shape, low)) for low in axes]
-        return np.asarray(np.mean(powers, axis=0, dtype=np.float32)) if axes else np.zeros_like(self.slab.values)
+        power = np.zeros_like(self.slab.values)
+        for low in axes:
+            band = _diagonal_band(self.slab.values, self.shape, low)
+            power += np.square(band, out=band) / np.float32(len(axes))
+        return power
 
     @cached_property
     def varying(self) -> NDArray[np.bool_]:
