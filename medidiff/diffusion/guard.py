@@ -20,7 +20,7 @@ from medidiff.physics.statistics import looked_at, statistics
 
 # By noise percent, limits that at most one in a hundred sound results on training volumes is beyond. Below 1.5 % the
 # finest anatomy is as strong as the noise, so that little can be said; then only gross blur is.
-LARGEST_COARSE = ((1.49, 2.0), (1.5, 0.7))  # `removed_coarse`; sound: at most 0.66, a slight blur: at least 0.77
+LARGEST_COARSE = ((1.49, 2.0), (1.5, 0.7))  # `removed_coarse`; sound: at most 0.66, spoilt by a filter: at least 0.77
 LARGEST_EDGE_CORRELATION = ((1.49, 0.25), (1.5, 0.1))
 LARGEST_BIAS = 0.25  # sigma
 # least `removed_variance_ratio`: the less noise, the more it is like fine anatomy, and the more of it stays
