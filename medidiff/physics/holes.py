@@ -122,8 +122,14 @@ def depth(hole: Tensor) -> Tensor:
 
 def _boxes(hole: Tensor) -> list[tuple[slice, ...]]:
     """Boxes of the holes of a batch with their surroundings; holes that are near each other share one."""
-    near = ndimage.binary_dilation(hole.any(dim=0).cpu().numpy(), np.ones((3,) * (hole.ndim - 1)), iterations=_MARGIN)
-    return list(ndimage.find_objects(ndimage.label(near)[0]))
+    anywhere = hole.any(dim=0).cpu().numpy()
+    (outer,) = ndimage.find_objects(anywhere.view(np.uint8))
+    room = tuple(slice(max(part.start - _MARGIN, 0), part.stop + _MARGIN) for part in outer)
+    near = ndimage.binary_dilation(anywhere[room], np.ones((3,) * anywhere.ndim), iterations=_MARGIN)
+    return [
+        tuple(slice(r.start + part.start, r.start + part.stop) for r, part in zip(room, box, strict=True))
+        for box in ndimage.find_objects(ndimage.label(near)[0])
+    ]
 
 
 def _trend(image: Tensor, fixed: Tensor) -> Tensor:
