@@ -28,7 +28,7 @@ from medidiff.pipelines import Pipeline
 Mask = NDArray[np.bool_]
 Row = dict[str, Any]
 
-MEAN, BIHARMONIC, BASE, MEDIDIFF = "mean of the rim", "biharmonic", "Gaussian process (medidiff's base)", "medidiff"
+MEAN, BIHARMONIC, BASE, MEDIDIFF = "mean of the rim", "biharmonic", "medidiff's classical base", "medidiff"
 METHODS = (MEAN, BIHARMONIC, BASE, MEDIDIFF)
 GOAL = 2.0  # dB over its own base and the biharmonic filling
 

@@ -47,7 +47,7 @@ def main() -> None:
     spacing = torch.tensor([image.header.get_zooms()])
     batch = torch.from_numpy(restoration.volume.array)[None]
     smooth = fill(batch, torch.from_numpy(hole)[None], spacing)[0].numpy()
-    images = {"smooth filling (medidiff's base)": smooth, "medidiff": restoration.mean}
+    images = {"smooth filling": smooth, "medidiff": restoration.mean}
     print_table(f"PSNR in a hole of {hole.sum()} voxels", images, truth, hole)
     changed = int(np.count_nonzero((restoration.mean != restoration.volume.array) & ~hole))
     print(f"Voxels outside of the hole that changed: {changed}")
