@@ -25,6 +25,7 @@ from medidiff.diffusion import consistency, sampler
 from medidiff.engine import Engine
 from medidiff.physics import intensity, posing, slabs
 from medidiff.pipelines import Pipeline
+from medidiff.restore import restore
 from medidiff.scans import geometry, nifti
 from medidiff.scans.volume import Volume
 from medidiff.survey import survey, voxels_of
@@ -148,7 +149,7 @@ def measure(pipeline: Pipeline, volume: Volume, clock: Clock = time.perf_counter
     found = stage_seconds(engine, volume, clock)
     if whole:
         begin = clock()
-        pipeline.restore(volume, OPTIONS)
+        restore(volume, engine, OPTIONS)
         inner = sum(found[stage] for stage in ("estimate", "base", "network", "checks"))
         found["rest"] = max(0.0, clock() - begin - inner)
     voxels = float(np.prod(volume.array.shape))
@@ -157,9 +158,10 @@ def measure(pipeline: Pipeline, volume: Volume, clock: Clock = time.perf_counter
 
 
 def warm_up(pipeline: Pipeline, modality: str) -> None:
-    """A first restoration of something small, for all that is loaded on first use."""
-    edge = 4 * pipeline.engine.network.stride
-    pipeline.restore(phantom((edge, edge, edge if pipeline.engine.network.spatial_dims == 3 else 1), modality), OPTIONS)
+    """A first denoising of something small, for all that is loaded on first use; whatever the pipeline's task."""
+    engine = pipeline.engine
+    edge = 4 * engine.network.stride
+    restore(phantom((edge, edge, edge if engine.network.spatial_dims == 3 else 1), modality), engine, OPTIONS)
 
 
 def _padded(engine: Engine, shape: tuple[int, ...]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,8 +99,18 @@ def test_dry_run_tells_the_time_within_a_quarter(sample_data: Path, tmp_path: Pa
     assert sorted(ratios)[1] == pytest.approx(1, abs=0.25)
 
 
-@pytest.mark.slow
-def test_dry_run_prints_it(sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["denoise", str(sample_data / "phantom_t1w.nii.gz"), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
-    assert " s for 1 scan\n" in capsys.readouterr().out
+@pytest.mark.parametrize("task", ["denoise", "superres", "inpaint"])
+def test_dry_run_prints_it(
+    task: str, sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every task, whatever the probe measures."""
+    monkeypatch.setattr(estimate, "PROBE", {3: (48, 48, 48), 2: (64, 64, 1)})
+    scan = sample_data / "phantom_t1w.nii.gz"
+    more = {
+        "denoise": [],
+        "superres": ["--factor", "2"],
+        "inpaint": ["--mask", str(sample_data / "phantom_t1w_truth.nii.gz")],
+    }[task]
+    assert main([task, str(scan), *more, "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert re.search(r"\d (s|min) for 1 scan", capsys.readouterr().out)
     assert not (tmp_path / "out").exists()
