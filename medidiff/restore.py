@@ -157,7 +157,8 @@ def restore(
         return untouched(volume, options, found, record | timed(begin))
 
     turned = _turned(options, grid)
-    posed = posing.pose(task, unit, voxels_of(volume, grid), level, gap, turned, engine.network.spatial_dims)
+    dims = engine.network.spatial_dims
+    posed = posing.pose(task, unit, voxels_of(volume, grid), level, gap, turned, dims, measured=measured)
     record["warnings"] += _beyond(posed, engine)
     counter = _Counter(progress, options, engine.network.spatial_dims)
     interval = engine.calibration.interval(task, _difficulty(task, posed, found.percent))

@@ -161,7 +161,8 @@ METRICS: dict[str, Metric] = {
         "",
         "",
         "Variance of what was removed after means over 3 voxels an axis, in the steepest fifth of the foreground, over"
-        " that of white noise: well below 1 where structure was kept.",
+        " that of white noise: 1 if just the noise was removed, less where some was kept with structure, more where"
+        " structure went.",
     ),
     "residual_edges": Metric(
         "Residual at edges", "", "zero", "Correlation of the size of what was removed with the image's gradient."

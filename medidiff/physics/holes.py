@@ -32,6 +32,7 @@ _TOLERANCE = 1e-2  # of the pull that the known voxels exert on the hole
 _MOST_ITERATIONS = 40
 _TINY = 1e-30
 _LOOKS = 2  # across the plane of symmetry: the second aligns with what the first filled
+_SEEN = 0.5  # of a hole that has to have been measured at the other side
 _REACH = 8  # voxels beyond which depth no longer counts
 _MAX_POOL = {2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}
 _MEAN_POOL = {2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}
@@ -91,22 +92,29 @@ def _fill(image: Tensor, hole: Tensor, spacing: Tensor, drift: Tensor | float = 
     return torch.where(hole, (found + trend).clamp(low, high), image)
 
 
-def mirrored(image: Image, hole: Mask, spacing: Sequence[float], box: Sequence[slice]) -> tuple[Image, float] | None:
+def mirrored(
+    image: Image, hole: Mask, measured: Mask, spacing: Sequence[float], box: Sequence[slice]
+) -> tuple[Image, float] | None:
     """The reflection of a whole scan about its plane of symmetry in a box, and how like the scan it is.
 
     Args:
         image: normalised, of two or three axes; what it holds inside holes does not matter.
         hole: same shape.
+        measured: same shape, nowhere in the hole.
         spacing: voxel size in millimetres.
-        box: the part of the grid to reflect into.
+        box: the part of the grid to reflect into, which holds the hole.
 
     Returns:
-        Reflection and correlation; ``None`` where the scan is not symmetric.
+        Reflection and correlation; ``None`` where the scan is not symmetric, or what lies across was not measured
+        either, as when slices are missing.
     """
     part, gap = torch.from_numpy(np.ascontiguousarray(image))[None], torch.from_numpy(np.ascontiguousarray(hole))[None]
     filled = np.asarray(fill(part, gap, torch.tensor([list(spacing)]))[0].numpy())
-    found = symmetry.find(filled, ~hole, spacing)
-    return None if found is None else (found.reflected(filled, spacing, box), found.correlation)
+    found = symmetry.find(filled, measured, spacing)
+    if found is None:
+        return None
+    seen = found.reflected(measured.astype(np.float32), spacing, box)[hole[tuple(box)]]
+    return (found.reflected(filled, spacing, box), found.correlation) if seen.mean() >= _SEEN else None
 
 
 def depth(hole: Tensor) -> Tensor:

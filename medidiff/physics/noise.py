@@ -406,6 +406,8 @@ def _without_anatomy(
     y, x = y[x > 0], x[x > 0]
     if len(x) < _FEWEST_CELLS:
         return None
+    unit = float(np.median(x))  # so that the fit does not depend on the scan's units
+    x, y = x / unit, y / unit
     quiet = x <= np.quantile(x, _CALM)
     ratio, inverse = y[quiet] / x[quiet], 1 / x[quiet]  # of powers, whose relative errors are alike
     lines = np.stack([np.ones_like(inverse), inverse], axis=1)
@@ -415,7 +417,7 @@ def _without_anatomy(
     slope = np.linalg.lstsq(np.vstack([lines, [known, 0]]), np.append(ratio, known * usual))[0][0]
     slope = float(np.clip(slope, 0, _STEEPEST))
     rest = float(np.vdot(inverse, ratio - slope) / np.vdot(inverse, inverse))
-    return float(np.sqrt(max(rest, 0.0) / (1 - slope)))
+    return float(np.sqrt(unit * max(rest, 0.0) / (1 - slope)))
 
 
 def _excess_correlation(band: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:

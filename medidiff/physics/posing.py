@@ -58,8 +58,8 @@ class Posed:
         box: the part of the scan that the problem is about.
         acquisition: A over the axes of the array; ``None`` where the grid stays.
         kappa: time scale of the diffusion.
-        symmetry: correlation of the scan with the reflection that holes were filled by, the lowest of several; ``None``
-            where there was none.
+        symmetry: correlation of the scan with the reflection that holes were filled by, the lowest of planes that have
+            one; ``None`` where there was none.
     """
 
     problem: Problem
@@ -145,6 +145,7 @@ def pose(
     options: RestoreOptions,
     spatial_dims: int,
     classical: tuple[Image, Image] | None = None,
+    measured: Mask | None = None,
 ) -> Posed:
     """Pose a task.
 
@@ -157,6 +158,7 @@ def pose(
         options: how fine super-resolution is to become, along the axes of ``unit``.
         spatial_dims: 3 or 2, the images that the network takes.
         classical: base and scale of denoising, where they are known already.
+        measured: voxels that the scanner measured, as ``unit``; ``None`` for all but those of the hole.
 
     Raises:
         UsageError: inpainting without a hole, denoising with one, or an impossible factor.
@@ -181,7 +183,7 @@ def pose(
         raise UsageError("Inpainting needs a mask that says which voxels to fill.")
     box = _around(hole)
     quiet = None if level.sigma == 0 else _batch(sigma[box], planes)
-    across, symmetry = _across(unit, hole, voxels.spacing, box, planes)
+    across, symmetry = _across(unit, hole, ~hole if measured is None else measured, voxels.spacing, box, planes)
     images = _batch(unit[box], planes), _batch(hole[box], planes)
     problem = tasks.inpaint(*images, spacing, sigma=quiet, law=level.law, texture=texture, across=across)
     return Posed(problem, planes, unit, box, None, KAPPA[task], symmetry)
@@ -221,16 +223,22 @@ def _superresolve(
 
 
 def _across(
-    unit: Image, hole: Mask, spacing: Sequence[float], box: tuple[slice, ...], planes: int | None
+    unit: Image,
+    hole: Mask,
+    measured: Mask,
+    spacing: Sequence[float],
+    box: tuple[slice, ...],
+    planes: int | None,
 ) -> tuple[Tensor | None, float | None]:
-    """The reflection of a scan in a box, and how like the scan it is; of planes one by one, those with holes."""
+    """The reflection of a scan in a box, and how like the scan it is; of planes each by itself, the lowest of those."""
     if planes is None:
-        found = holes.mirrored(unit, hole, spacing, box)
+        found = holes.mirrored(unit, hole, measured, spacing, box)
         return (None, None) if found is None else (_batch(found[0], None), found[1])
-    stack, gaps = (np.moveaxis(array, planes, 0)[box[planes]] for array in (unit, hole))
+    stack = zip(*(np.moveaxis(array, planes, 0)[box[planes]] for array in (unit, hole, measured)), strict=True)
     result, alike = np.zeros_like(np.moveaxis(unit[box], planes, 0)), []
-    for one, image, gap in zip(result, stack, gaps, strict=True):
-        found = holes.mirrored(image, gap, _in_plane(spacing, planes), _in_plane(box, planes)) if gap.any() else None
+    around = _in_plane(spacing, planes), _in_plane(box, planes)
+    for one, (image, gap, known) in zip(result, stack, strict=True):
+        found = holes.mirrored(image, gap, known, *around) if gap.any() else None
         if found is not None:
             one[...] = found[0]
             alike.append(found[1])

@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 from torch import Tensor
 
+from medidiff.physics import intensity
+
 Image = NDArray[np.float32]
 Points = NDArray[np.float64]
 
-LEAST = 0.5  # correlation with the reflection below which there is no plane of symmetry
+_LEAST = 0.5  # correlation with the reflection below which there is no plane of symmetry
 _COARSE = 40  # voxels along the longest axis of the copy on which the plane is sought
-_OBJECT = 0.05  # of the bright level
+_DARK = 1.0  # percentile: air, with what noise adds to it
+_OBJECT = 0.25  # of the way from there to Otsu's threshold, where the object begins
 _OVERLAP = 0.3  # of the object that its reflection must lie over
 _SHIFTS = np.linspace(-0.2, 0.2, 11)  # of the longest axis: where the plane is sought first, from the object's centre
 _TILT, _SHIFT = 0.4, 0.1  # how far it is sought from the best of those
 _SWEEPS, _TOLERANCE = 6, 1e-2
-_RADIUS, _SMOOTH, _FARTHEST = 6, 4.0, 4.0  # voxels: windows of the flow, its smoothing, its length
+_RADIUS, _SMOOTH, _FARTHEST = 6, 4.0, 4.0  # voxels: windows of the flow, its smoothing, its length along an axis
 _BANDS = (1.0, 2.0, 4.0)  # voxels: detail between these scales is believed differently
 _AROUND, _RIM = 10.0, 2  # voxels: how far beside a hole belief is measured, and how near not
 _TINY = 1e-12
@@ -87,7 +90,7 @@ def find(image: Image, measured: NDArray[np.bool_], spacing: Sequence[float]) ->
     )
     plane = coarse.reflection(axis, axes, [*found.x[:-1], found.x[-1] * longest])
     likeness = coarse.likeness(plane)
-    return Reflection(plane.normal, plane.offset, likeness) if likeness >= LEAST else None
+    return Reflection(plane.normal, plane.offset, likeness) if likeness >= _LEAST else None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class _Coarse:
     Attributes:
         image: means of measured voxels.
         share: of each voxel that was measured.
+        inside: its voxels in the object.
         points: its voxels' centres in millimetres.
         size: its voxels' edges in millimetres.
         centre: of the object.
@@ -104,6 +108,7 @@ class _Coarse:
 
     image: Image
     share: Image
+    inside: NDArray[np.bool_]
     points: Points
     size: Points
     centre: Points
@@ -116,12 +121,15 @@ class _Coarse:
         ]
         share = _pooled(measured.astype(np.float32), shape)
         means = _pooled(np.where(measured, image, np.float32(0)), shape) / np.maximum(share, np.float32(_TINY))
-        objects = (means > _OBJECT) & (share > 0)
-        if not objects.any():
+        smooth = ndimage.gaussian_filter(means, 1.0)  # noisy air is no object
+        known = smooth[share > 0]
+        if not known.size:
             return None
+        dark = float(np.percentile(known, _DARK))
+        inside = (smooth >= dark + _OBJECT * (max(intensity.threshold_of(lambda: [known]), dark) - dark)) & (share > 0)
         size = extent / shape
         points = (np.indices(shape) + 0.5) * size.reshape(-1, *(1,) * image.ndim)
-        return cls(means, share, points, size, points[:, objects].mean(axis=1))
+        return cls(means, share, inside, points, size, points[:, inside].mean(axis=1))
 
     def reflection(self, axis: int, axes: Sequence[int], values: Sequence[float]) -> Reflection:
         """A plane across an axis, tilted along the others, and shifted along its normal from the object's centre."""
@@ -138,8 +146,10 @@ class _Coarse:
         places = reflection.points(self.points) / self.size.reshape(shape) - 0.5
         there = ndimage.map_coordinates(self.image, places, order=1, cval=0.0)
         weight = self.share * ndimage.map_coordinates(self.share, places, order=1, cval=0.0)
-        weight *= (self.image > _OBJECT) | (there > _OBJECT)
-        if weight.sum() < _OVERLAP * (self.share * (self.image > _OBJECT)).sum():
+        weight *= self.inside | (
+            ndimage.map_coordinates(self.inside.astype(np.float32), places, order=1, cval=0.0) > 0.5
+        )
+        if weight.sum() < _OVERLAP * (self.share * self.inside).sum():
             return 0.0
         return _regression(self.image, there, weight)[1]
 
@@ -162,7 +172,7 @@ def drift(found: Tensor, across: Tensor, hole: Tensor) -> Tensor:
 
 def _aligned(reflection: Image, image: Image) -> Image:
     """A reflection with each voxel's counterpart where it belongs."""
-    from skimage.registration import optical_flow_ilk  # not on machines that only train
+    from skimage.registration import optical_flow_ilk  # here, for machines that only train need none of it
 
     thick = [axis for axis, size in enumerate(image.shape) if size > 1]
     flat = [tuple(n for n in image.shape if n > 1)] * 2

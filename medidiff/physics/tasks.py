@@ -185,7 +185,8 @@ def inpaint(
         hole: boolean, same shape.
         spacing: voxel size in millimetres, shape (B, dims) or (1, dims).
         sigma: noise standard deviation, broadcastable to ``measured``: the hole is then filled from what the classical
-            denoiser makes of its surroundings, so that their noise does not run into it.
+            denoiser makes of its surroundings, so that their noise does not run into it; as much of what lies across is
+            noise as is believed of it.
         law: of the noise.
         texture: of the noise.
         across: the reflection of the scan, see ``holes.mirrored``; ``None`` where it is not symmetric.

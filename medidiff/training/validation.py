@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.physics import degradations, holes, tasks
+from medidiff.physics import degradations, tasks
 from medidiff.physics.fidelity import foreground, psnr
 from medidiff.physics.intensity import CT_BRIGHT
 from medidiff.physics.operators import Acquisition, Axis
@@ -171,7 +171,6 @@ def _superresolve(clean: NDArray[np.float32], spacing: Tensor, device: torch.dev
 def _inpaint(clean: NDArray[np.float32], spacing: Tensor, seed: int, device: torch.device) -> Iterator[Case]:
     generator = torch.Generator().manual_seed(seed)
     hole = degradations.hole(torch.Size((1, *clean.shape)), generator, torch.device("cpu"), HOLE_RADIUS)
-    found = holes.mirrored(clean, hole[0].numpy(), spacing[0].tolist(), [slice(0, n) for n in clean.shape])
-    across = None if found is None else _tensor(found[0], device)
-    problem = tasks.inpaint(_tensor(clean, device), hole.to(device), spacing, across=across)
+    # smoothly filled, as in training, which needs no scikit-image and shows the network no other side
+    problem = tasks.inpaint(_tensor(clean, device), hole.to(device), spacing)
     yield Case("inpaint", problem, clean, hole[0].numpy(), {})

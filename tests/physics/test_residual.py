@@ -121,7 +121,6 @@ def test_blob_on_noise_comes_back(diameter):
             torch.testing.assert_close(base[0], pair[-1][1], atol=1e-4, rtol=0)
         kept.append([float(((a - b) * shape).sum() / (height * shape.sum())) for a, b in zip(*pair[::-1], strict=True)])
     groups, found = np.mean(kept, axis=0)
-    print(f"\n{diameter}: {groups:.2f} -> {found:.2f}")
     assert found > groups + 0.04
 
 
@@ -131,5 +130,4 @@ def test_constant_in_textured_noise_stays_as_quiet():
     groups, _ = refine(noisy, shrink(noisy, 3, variances), 3, variances)
     base, _ = tasks._classical(noisy[None], torch.ones(1), "gaussian", ROUGH)
     before, after = (float((image - 100).square().mean()) for image in (groups, base[0]))
-    print(f"\n{before:.4f} -> {after:.4f}")
     assert after < 1.05 * before

@@ -51,16 +51,20 @@ def head(
         ((50, 1, 43), (1.0, 5.0, 1.0), (1, 0, 0.1), -2.0),
     ],
 )
-def test_the_plane_is_found(shape, spacing, normal, shift):
+@pytest.mark.parametrize("noise", [0.0, 0.03, 0.09, 0.15])
+def test_the_plane_is_found(shape, spacing, normal, shift, noise):
+    """Whatever the noise in the air around."""
     image = head(shape, spacing, normal, shift)
+    real, imaginary = np.random.default_rng(1).normal(size=(2, *shape)) * noise
+    image = np.hypot(image + real, imaginary).astype(np.float32)
     found = symmetry.find(image, np.ones(shape, dtype=bool), spacing)
     assert found is not None
     n = np.array(normal) / np.linalg.norm(normal)
     middle = np.array(shape) * spacing / 2
-    assert abs(found.normal @ n) > np.cos(np.radians(2))
+    assert abs(found.normal @ n) > np.cos(np.radians(2.5))
     sign = np.sign(found.normal @ n)
     assert abs(sign * (found.offset - found.normal @ middle) - shift) < 1.0  # mm
-    assert found.correlation > 0.9
+    assert found.correlation > (0.9 if noise == 0 else 0.55)
 
 
 def test_what_was_not_measured_does_not_count():
