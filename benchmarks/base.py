@@ -221,7 +221,7 @@ def looked_across(cases: list[Case], changes: Changes | None) -> float:
             continue
         across = None
         if changes is not None:  # the plane is sought as it always is
-            seen = holes.mirrored(case.clean, hole, case.spacing, [slice(0, n) for n in hole.shape])
+            seen = holes.mirrored(case.clean, hole, ~hole, case.spacing, [slice(0, n) for n in hole.shape])
             across = None if seen is None else torch.from_numpy(seen[0])[None]
         with changed(changes or {}):
             images = torch.from_numpy(case.clean)[None], torch.from_numpy(hole)[None]

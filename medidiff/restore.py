@@ -160,7 +160,7 @@ def restore(
     dims = engine.network.spatial_dims
     posed = posing.pose(task, unit, voxels_of(volume, grid), level, gap, turned, dims, measured=measured)
     record["warnings"] += _beyond(posed, engine)
-    counter = _Counter(progress, options, engine.network.spatial_dims)
+    counter = _Counter(progress, options, dims)
     interval = engine.calibration.interval(task, _difficulty(task, posed, found.percent))
     denoise = engine.denoiser(posed.problem, counter, flips=options.flips, gain=engine.calibration.gain(interval))
     residual, log_variance = sampler.posterior_mean(denoise)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from torch import Tensor
 
 from medidiff.physics.texture import SPECTRUM_GRID, Texture
@@ -63,10 +62,4 @@ def _smoothed_variance(spatial: tuple[int, ...], texture: Texture | None) -> flo
     wide = [n > 1 for n in spatial]
     if texture is None:
         return math.fsum(k * k for k in _KERNEL) ** sum(wide)
-    power = texture.power(tuple(SPECTRUM_GRID if many else 1 for many in wide))
-    for axis, many in enumerate(wide):
-        if many:
-            angle = 2 * np.pi * np.fft.fftfreq(SPECTRUM_GRID)
-            gain = _KERNEL[1] + 2 * _KERNEL[0] * np.cos(angle)
-            power = power * np.square(gain).reshape([-1 if a == axis else 1 for a in range(len(wide))])
-    return float(power.mean())
+    return texture.passed(tuple(SPECTRUM_GRID if many else 1 for many in wide), wide, _KERNEL)

@@ -76,20 +76,17 @@ def find(image: Image, measured: NDArray[np.bool_], spacing: Sequence[float]) ->
     coarse = _Coarse.of(image, measured, spacing)
     if coarse is None or len(axes) < 2:
         return None
-    longest = float(max(np.multiply(image.shape, spacing)))
-    starts = [coarse.reflection(axis, axes, [*[0.0] * (len(axes) - 1), s * longest]) for axis in axes for s in _SHIFTS]
-    costs = [coarse.likeness(one) for one in starts]
-    best = int(np.argmax(costs))
-    axis, shift = axes[best // len(_SHIFTS)], _SHIFTS[best % len(_SHIFTS)] * longest
+    level = [0.0] * (len(axes) - 1)
+    starts = [(axis, [*level, shift]) for axis in axes for shift in _SHIFTS]
+    axis, start = max(starts, key=lambda one: coarse.likeness(coarse.reflection(one[0], axes, one[1])))
     found = optimize.minimize(
-        lambda values: -coarse.likeness(coarse.reflection(axis, axes, [*values[:-1], values[-1] * longest])),
-        [0.0] * (len(axes) - 1) + [shift / longest],
+        lambda values: -coarse.likeness(coarse.reflection(axis, axes, values)),
+        start,
         method="Powell",
-        bounds=[(-_TILT, _TILT)] * (len(axes) - 1) + [(shift / longest - _SHIFT, shift / longest + _SHIFT)],
+        bounds=[(-_TILT, _TILT)] * len(level) + [(start[-1] - _SHIFT, start[-1] + _SHIFT)],
         options={"xtol": _TOLERANCE, "ftol": _TOLERANCE, "maxiter": _SWEEPS},
     )
-    plane = coarse.reflection(axis, axes, [*found.x[:-1], found.x[-1] * longest])
-    likeness = coarse.likeness(plane)
+    plane, likeness = coarse.reflection(axis, axes, found.x), -float(found.fun)
     return Reflection(plane.normal, plane.offset, likeness) if likeness >= _LEAST else None
 
 
@@ -132,13 +129,17 @@ class _Coarse:
         return cls(means, share, inside, points, size, points[:, inside].mean(axis=1))
 
     def reflection(self, axis: int, axes: Sequence[int], values: Sequence[float]) -> Reflection:
-        """A plane across an axis, tilted along the others, and shifted along its normal from the object's centre."""
+        """A plane across an axis, tilted along the others, and shifted along its normal from the object's centre.
+
+        The last of the values is the shift, in extents of the image along its longest axis.
+        """
         *tilts, shift = values
         normal = np.zeros(len(self.size))
         normal[axis] = 1
         normal[[other for other in axes if other != axis]] = tilts
         normal /= np.linalg.norm(normal)
-        return Reflection(normal, float(normal @ self.centre + shift), 0.0)
+        longest = np.max(self.size * self.image.shape)
+        return Reflection(normal, float(normal @ self.centre + shift * longest), 0.0)
 
     def likeness(self, reflection: Reflection) -> float:
         """The correlation of the object with its reflection, where both were measured."""

@@ -78,15 +78,19 @@ class Texture:
 
     def coarse(self, shape: tuple[int, ...], edge: int) -> float:
         """Variance of means over ``edge`` voxels along every axis that is that long, over that of white noise."""
-        power = self.power((SPECTRUM_GRID,) * len(shape))
-        angle = 2 * np.pi * np.fft.fftfreq(SPECTRUM_GRID)
-        count = 1
-        for axis, size in enumerate(shape):
-            if size >= edge:
-                gain = np.abs(np.exp(1j * np.outer(angle, np.arange(edge))).mean(axis=1)) ** 2
-                power = power * gain.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-                count *= edge
-        return float(power.mean()) * count
+        along = [size >= edge for size in shape]
+        return self.passed((SPECTRUM_GRID,) * len(shape), along, [1 / edge] * edge) * math.prod(
+            edge for long in along if long
+        )
+
+    def passed(self, grid: tuple[int, ...], along: Sequence[bool], kernel: Sequence[float]) -> float:
+        """Variance that a kernel along some axes leaves of the noise, on a grid of SPECTRUM_GRID frequencies there."""
+        power, angle = self.power(grid), 2 * np.pi * np.fft.fftfreq(SPECTRUM_GRID)
+        gain = np.abs(np.exp(1j * np.outer(angle, np.arange(len(kernel)))) @ np.asarray(kernel)) ** 2
+        for axis, filtered in enumerate(along):
+            if filtered:
+                power = power * gain.reshape([-1 if a == axis else 1 for a in range(len(grid))])
+        return float(power.mean())
 
 
 @lru_cache(maxsize=512)
