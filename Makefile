@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-tasks bench-runs bench-readme cards sample-data wheel clean
+.PHONY: help demo pictures test test-slow lint format docs docs-serve bench bench-quality bench-trust bench-runs cards sample-data wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -66,18 +66,21 @@ docs-serve: $(VENV)/.docs  ## show the documentation while it is written
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-# With QUICK=1 speed on small images alone. With BM4D=1 also against BM4D, whose licence is non-commercial: $(BIN)/pip install bm4d first.
-bench: $(VENV)/.bench  ## measure quality, time and independence of tiles (BM4D=1: also BM4D)
-	$(BIN)/python -m benchmarks.quality $(if $(BM4D),--with-bm4d)
-	$(BIN)/python -m benchmarks.speed $(if $(BM4D),--with-bm4d)
-	$(BIN)/python -m benchmarks.independence
+# QUICK=1 takes small images. BM4D=1 adds BM4D, whose licence is non-commercial: $(BIN)/pip install bm4d first.
+bench: $(VENV)/.bench  ## measure time, memory, how they grow, and independence of tiles (BM4D=1: also BM4D)
 	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(if $(BM4D),--with-bm4d)
 	$(BIN)/python -m benchmarks.scaling $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.independence
 
-bench-tasks: $(VENV)/.bench  ## measure super-resolution, inpainting, 2-D images, uncertainty, lesions and the guard
+bench-quality: $(VENV)/.bench  ## measure denoising, super-resolution, inpainting, CT and 2-D images next to what else there is
+	$(BIN)/python -m benchmarks.quality $(if $(BM4D),--with-bm4d)
+	$(BIN)/python -m benchmarks.repeats $(if $(BM4D),--with-bm4d)
 	$(BIN)/python -m benchmarks.superres
 	$(BIN)/python -m benchmarks.inpaint
+	$(BIN)/python -m benchmarks.ct
 	$(BIN)/python -m benchmarks.slices
+
+bench-trust: $(VENV)/.bench  ## measure uncertainty, what becomes of lesions, and what the guard notices
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.lesions
 	$(BIN)/python -m benchmarks.guard
@@ -85,9 +88,6 @@ bench-tasks: $(VENV)/.bench  ## measure super-resolution, inpainting, 2-D images
 bench-runs: $(VENV)/.bench  ## inject every fault into runs, and watch the memory of a long one
 	$(BIN)/python -m benchmarks.faults --docs
 	$(BIN)/python -m benchmarks.soak --docs
-
-bench-readme: $(VENV)/.bench  ## measure quality and put the table into the README
-	$(BIN)/python -m benchmarks.quality --readme $(if $(BM4D),--with-bm4d)
 
 cards: $(VENV)/.checks  ## write the model cards of the pipelines out of what the benchmarks found
 	$(BIN)/python -m benchmarks.cards

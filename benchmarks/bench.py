@@ -25,11 +25,14 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from benchmarks import cases, report, speed
+from benchmarks import cases, report
 from medidiff.footprint import peak_gb
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.runs import pace
 
+SCAN = "t1w_philips_mprage.nii.gz"
+PHANTOM_SHAPE = (192, 224, 192)
+PERCENT = 9.0
 SAMPLES, STEPS = 8, 8
 ROI, OVERLAP, WIDTHS = 96, 0.25, (32, 64, 128)  # of MONAI's inferer and network
 REGRESSION = 1.2  # a ratio that is this much worse than the kept one is a regression
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "environment": report.environment(None, threads),
         "data": what,
         "crop": options.crop,
-        "noise": speed.PERCENT,
+        "noise": PERCENT,
         "machine": machine,
         "ratios": ratios(machine),
         "verdicts": [vars(verdict) for verdict in found],
@@ -87,18 +90,18 @@ def write_images(folder: Path, options: argparse.Namespace) -> str:
     real = cases.real_data()
     crop = options.crop
     if real is not None:
-        case = cases.load(real / speed.SCAN, crop, "MR")
+        case = cases.load(real / SCAN, crop, "MR")
         clean, name = case.clean, case.name
     else:
-        clean, name = pace.phantom((crop,) * 3 if crop else speed.PHANTOM_SHAPE).array / 1000, "a phantom"
-    noisy = cases.noisy_version(clean, speed.PERCENT)
+        clean, name = pace.phantom((crop,) * 3 if crop else PHANTOM_SHAPE).array / 1000, "a phantom"
+    noisy = cases.noisy_version(clean, PERCENT)
     size = (crop,) * 3 if crop else (512, 512, 300)
     np.save(folder / "clean.npy", clean)
     np.save(folder / "brain.npy", noisy)
     np.save(folder / "image.npy", np.ascontiguousarray(noisy[:, :, noisy.shape[2] // 2][..., None]))
     np.save(folder / "ct.npy", pace.phantom(size, "CT").array)
     shape = " x ".join(map(str, noisy.shape))
-    return f"Brain: {name}, {shape}, {speed.PERCENT:g} % Rician noise; CT: a phantom, {' x '.join(map(str, size))}"
+    return f"Brain: {name}, {shape}, {PERCENT:g} % Rician noise; CT: a phantom, {' x '.join(map(str, size))}"
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Result]:
@@ -174,7 +177,7 @@ def prepared(job: Result, noisy: cases.Image, options: argparse.Namespace) -> An
         return lambda: ndimage.zoom(noisy[:, :, ::2], (1, 1, 2), order=3)
     from medidiff.evaluation import baselines
 
-    sigma = speed.PERCENT / 100
+    sigma = PERCENT / 100
     if method == "ants":
         import ants  # noqa: F401  (its import is loading, not denoising)
 
