@@ -219,15 +219,23 @@ def placed(case: Case, seed: int) -> list[Lesion]:
     return found
 
 
+def within(clean: Image) -> Mask:
+    """Where a lesion has room: deep in the object, and all that is looked at around it in the image.
+
+    A volume that was cut out ends where its scan goes on: half of a sulcus there, mirrored, looks like a sphere.
+    """
+    inside = ndimage.uniform_filter(foreground(clean).astype(np.float32), 9) > 0.999
+    room = np.zeros_like(inside)
+    room[tuple(slice(REACH, max(REACH, n - REACH)) for n in clean.shape)] = True
+    return np.asarray(inside & room)
+
+
 def calm_sites(clean: Image, count: int) -> list[tuple[int, int, int]]:
     """The calmest places in the object whose surroundings do not overlap."""
     size = 2 * REACH + 1
-    inside = ndimage.uniform_filter(foreground(clean).astype(np.float32), 9) > 0.999
-    border = np.zeros_like(inside)
-    border[tuple(slice(REACH, max(REACH, n - REACH)) for n in clean.shape)] = True
     level = ndimage.uniform_filter(clean, 9)
     spread = np.sqrt(np.maximum(ndimage.uniform_filter(np.square(clean), 9) - np.square(level), 0))
-    fluctuation = np.where(inside & border, spread / np.maximum(level, 1e-6), np.inf)
+    fluctuation = np.where(within(clean), spread / np.maximum(level, 1e-6), np.inf)
     free = np.isfinite(fluctuation)
     if not free.any():
         return []
@@ -344,10 +352,10 @@ def count(blobs: Mask) -> int:
 def search(image: Image, clean: Image, sigma: float, acquisition: Acquisition | None) -> tuple[Mask, Mask]:
     """Voxels at which an image shows a sphere that the truth does not hold: of any shape, and of a sphere's.
 
-    For one of the diameters the matched filter's response to the error is that of a detectable lesion (d' and the
+    Where lesions have room. For one of the diameters the matched filter's response to the error is that of a detectable lesion (d' and the
     smallest contrast), the image itself shows it, and the truth shows less than half of it.
     """
-    inside = ndimage.uniform_filter(foreground(clean).astype(np.float32), 9) > 0.999
+    inside = within(clean)
     error, level = image - clean, ndimage.uniform_filter(clean, 9)
     shapeless, alike = np.zeros(clean.shape, dtype=np.bool_), np.zeros(clean.shape, dtype=np.bool_)
     for diameter in DIAMETERS:
@@ -500,7 +508,7 @@ def document(result: dict[str, Any], listing: str) -> str:
         " clean scan had."
     )
     false = (
-        "On the same volumes without lesions: blobs whose error responds like a detectable lesion of at least"
+        "On the same volumes without lesions, where lesions have room: blobs whose error responds like a detectable lesion of at least"
         f" {100 * CONTRASTS[0]:g} %, correlates with a sphere by at least {ALIKE}, and shows in the image while the"
         " truth shows less than half of it. The same search on the volumes with lesions tells how sharp its eye is. Of"
         " any shape: without the correlation; noise and interpolation make many of them."
