@@ -84,6 +84,8 @@ class RestoreOptions(Frozen):
             raise ValueError("factor and spacing both say how fine the result becomes; give one of them.")
         if self.gamma > 0 and self.samples < 1:
             raise ValueError("gamma mixes a posterior sample in; it needs samples of 1 or more.")
+        if self.samples > 0 and self.steps < 2:
+            raise ValueError("a sample of one step is the posterior mean; samples need steps of 2 or more.")
         return self
 
     def mirrored(self, spatial_dims: int) -> int:

@@ -17,7 +17,6 @@ from medidiff.diffusion import consistency, guard, sampler, uncertainty
 from medidiff.engine import Engine, Progress
 from medidiff.physics import intensity, noise, posing, resolution, slabs
 from medidiff.physics.operators import Acquisition
-from medidiff.physics.rician import Law
 from medidiff.physics.slabs import Slabs
 from medidiff.scans import geometry
 from medidiff.scans.volume import Volume
@@ -99,9 +98,11 @@ class Part:
 
     def image(self, residual: Tensor) -> Image:
         """The restored image of a residual that explains the measurement."""
-        level, strength = self.found.level, self.options.strength
-        exact = self.task == "superres" and level.sigma == 0
-        unit = _magnitude(self.posed.image(residual, strength), level.law, exact)
+        strength = self.options.strength
+        unit = self.posed.image(residual, strength)
+        if self.found.level.law == "rician" and self.task != "superres":
+            # magnitudes are not negative; but made finer they ring, and without the ringing explain the data no more
+            unit = np.maximum(unit, 0)
         restored = self.found.scaling.undo(unit)
         if self.task == "denoise":  # mixed in the scan's own units: with no strength it is the scan to the last bit
             restored = np.float32(strength) * restored + np.float32(1 - strength) * self.on_grid
@@ -112,6 +113,13 @@ class Part:
         # a denoised image mixed with the scan follows the network less; with a base in its place it is no surer
         followed = self.options.strength if self.task == "denoise" else 1.0
         return self.posed.deviation(log_variance) * np.float32(followed * self.found.scaling.scale)
+
+    def mixed(self, spread: Image) -> Image:
+        """The standard deviation of the restored image, by that of what is not the scan in it."""
+        if self.task != "denoise" or self.options.strength == 1:
+            return spread
+        added = self.posed.mixed_in(self.options.strength) * np.float32(self.found.scaling.scale**2)
+        return np.sqrt(np.square(spread) + added)
 
     def supplied(self) -> Image:
         """The share of each voxel that the prior supplied."""
@@ -172,7 +180,7 @@ def restore(
     return Restoration(
         mean=grid.undo(mean),
         affine=volume.affine if posed.acquisition is None else _fine_affine(volume, grid, posed.acquisition),
-        std=grid.undo(part.where_restored(spread)),
+        std=grid.undo(part.where_restored(part.mixed(spread))),
         samples=tuple(grid.undo(sample) for sample in samples),
         supplied=grid.undo(part.supplied()),
         checks=checks | found.figures,
@@ -289,11 +297,6 @@ def judged_removal(
     figures = consistency.check(unit, restored, level.local, level.law, level.texture)
     shown = 100 * noise.seen(scan, level) / found.scaling.bright if level.source == "given" else None
     return figures, guard.denoise(figures, found.percent, strength=options.strength, measured_percent=shown)
-
-
-def _magnitude(unit: Image, law: Law, exact: bool) -> Image:
-    """Magnitudes are not negative; but where the data is kept exactly, the ringing that they hold is kept too."""
-    return np.maximum(unit, 0) if law == "rician" and not exact else unit
 
 
 def record_of(volume: Volume, engine: Engine, options: RestoreOptions, task: Task, found: Survey) -> dict[str, Any]:

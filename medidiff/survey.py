@@ -12,6 +12,7 @@ from medidiff.engine import Engine
 from medidiff.errors import ScanError
 from medidiff.physics import intensity, noise, posing
 from medidiff.physics.slabs import Slabs
+from medidiff.physics.tasks import SMALLEST_SIGMA
 from medidiff.scans import geometry
 from medidiff.scans.volume import Volume
 
@@ -84,12 +85,15 @@ def _noise(
     task: Task,
     engine: Engine,
 ) -> tuple[noise.NoiseEstimate, list[str]]:
-    """The noise to be removed, and a warning where an estimate lies so far beyond training that it is cut."""
+    """The noise to be removed, less than 0.01 percent is none; and a warning where an estimate lies so far beyond training that it is cut."""
     asked = options.noise
     if asked is None:  # refining and filling keep what was measured exactly unless they are asked to remove noise
         asked = "auto" if task == "denoise" else 0.0
     sigma = None if asked == "auto" else asked / 100 * scaling.bright
-    level = noise.of_scan(unit, modality, posing.stack_axis(unit.shape, voxels), sigma=sigma)
+    stack = posing.stack_axis(unit.shape, voxels)
+    level = noise.of_scan(unit, modality, stack, sigma=sigma)
+    if 0 < level.sigma < SMALLEST_SIGMA:
+        level = noise.of_scan(unit, modality, stack, sigma=0.0)
     percent = 100 * level.sigma / scaling.bright
     most = math.inf if engine.noise_range is None else _CREDIBLE * engine.noise_range[1]
     if asked != "auto" or percent <= most:

@@ -362,6 +362,7 @@ def test_what_is_no_mask_is_refused(bundle, volume, mask, error, words):
         ({"factor": 2}, "factor, spacing and profile belong to superres"),
         ({"profile": "box"}, "factor, spacing and profile belong to superres"),
         ({"gamma": 0.5}, "gamma mixes a posterior sample in"),
+        ({"samples": 2, "steps": 1}, "samples need steps of 2 or more"),
     ],
 )
 def test_options_of_another_task_are_refused(pipeline, volume, options, words):

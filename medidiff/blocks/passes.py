@@ -81,9 +81,12 @@ class Work:
         parameters[:, 0] = torch.from_numpy(np.log10(np.maximum(told, SMALLEST_SIGMA)) + 2)
         return replace(posed, problem=replace(posed.problem, parameters=parameters))
 
-    def kept(self, unit: Image, block: Block) -> NDArray[np.bool_]:
-        """Voxels of a block's core that stay as they are, by the normalised scan in its window."""
-        return untouchable(noise.fluctuating(unit)[block.inside], self.source.measured(block.core))
+    def core(self, block: Block, posed: posing.Posed) -> Part:
+        """The core of a block that was posed in its window."""
+        inside = _image_box(block.inside, posed.planes)
+        core = replace(posed, problem=_cropped(posed.problem, inside), unit=posed.unit[block.inside], box=block.core)
+        keep = untouchable(noise.fluctuating(posed.unit)[block.inside], self.source.measured(block.core))
+        return Part("denoise", core, self.source.read(block.core), keep, self.found, self.options)
 
     def ask(self, block: Block, state: str | None, theta: float) -> tuple[Part, Tensor, Tensor]:
         """The network's answer in a block's core, and the core as it becomes an image."""
@@ -93,10 +96,7 @@ class Work:
         denoise = self.engine.denoiser(posed.problem, None, flips=self.options.flips, gain=gain)
         residual, log_variance = denoise(z, theta)
         inside = _image_box(block.inside, posed.planes)
-        core = replace(posed, problem=_cropped(posed.problem, inside), unit=posed.unit[block.inside], box=block.core)
-        keep = self.kept(posed.unit, block)
-        part = Part("denoise", core, self.source.read(block.core), keep, self.found, self.options)
-        return part, residual[inside], log_variance[inside]
+        return self.core(block, posed), residual[inside], log_variance[inside]
 
 
 def _image_box(box: Box, planes: int | None) -> Box:
@@ -149,18 +149,13 @@ def step(work: Work, block: Block, sample: int, index: int) -> None:
     work.store.write(_answer(index), block.core, part.posed.array(current))
 
 
-def copied(work: Work, block: Block, sample: int) -> None:
-    """A sample of one step: the posterior mean."""
-    work.store.write(f"sample{sample}", block.core, work.store.read("mean", block.core))
-
-
 def spread(work: Work, block: Block) -> None:
     """The standard deviation at each voxel, of the prediction and of the samples."""
     samples = [work.store.read(f"sample{index}", block.window) for index in range(work.options.samples)]
     predicted = work.store.read("deviation", block.window)
     values = uncertainty.combine(predicted, samples, work.interval, work.found.scaling.scale)[block.inside]
-    kept = work.kept(work.unit(block.window), block)
-    work.store.write("std", block.core, np.where(kept, np.float32(0), values))
+    part = work.core(block, work.posed(block.window))
+    work.store.write("std", block.core, part.where_restored(part.mixed(values)))
 
 
 def _path(work: Work) -> list[sampler.Step]:
@@ -190,9 +185,6 @@ def passes(work: Work, tile: int, edge: int, run: Run, progress: Progress | None
     if options.samples:
         work.store.make("first", "z0", "z1", "x0", "x1", *(f"sample{index}" for index in range(options.samples)))
     for index in range(options.samples):
-        if not path:
-            stages.append((copied, whole, {"sample": index}))
-            continue
         stages.append((start, whole, {"sample": index, "state": _state(0)}))
         stages += [(step, wide, {"sample": index, "index": number}) for number in range(len(path))]
     stages.append((spread, cut(shape, tile, SPREAD_REACH, 8), {}))

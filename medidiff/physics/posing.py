@@ -124,11 +124,27 @@ class Posed:
         With ``strength`` below 1 a denoised image is mixed with the scan; the others with a base that is a guess too.
         """
         problem = self.problem
-        if self._is_scan:  # the classical estimate keeps a share v of a voxel's noise: s^2 = sigma^2 v (2 - v)
-            kept = 1 - (1 - (problem.scale / problem.sigma).square()).clamp(min=0).sqrt()
-            return self.whole(self.array(strength * (1 - kept)), np.zeros_like(self.unit))
+        if self._is_scan:
+            return self.whole(self.array(strength * (1 - self._noise_kept)), np.zeros_like(self.unit))
         share = (1 - problem.known).expand_as(problem.base).clamp(0, 1)
         return self.whole(self.array(share), np.zeros_like(self.unit))
+
+    def mixed_in(self, strength: float) -> Image:
+        """Variance that mixing with the scan adds to a denoised image's own, which counts ``strength`` squared.
+
+        ``(1 - strength)^2 sigma^2`` of the scan's noise, and twice the covariance with what the restored image kept of
+        it: ``strength (1 - strength) v sigma^2``. Nothing for tasks that are mixed with no scan.
+        """
+        if not self._is_scan:
+            return np.zeros_like(self.unit)
+        rest = 1 - strength
+        return self.array(self.problem.sigma.square() * rest * (rest + 2 * strength * self._noise_kept))
+
+    @property
+    def _noise_kept(self) -> Tensor:
+        """The share v of a voxel's noise that the classical estimate keeps: s^2 = sigma^2 v (2 - v)."""
+        problem = self.problem
+        return 1 - (1 - (problem.scale / problem.sigma).square()).clamp(min=0).sqrt()
 
     @property
     def _is_scan(self) -> bool:

@@ -71,6 +71,7 @@ class Problem:
         data: y as it was measured, (B, *coarse), for ``acquisition``.
         trusted: 1 where ``data`` was measured, 0 in holes; ``None`` without holes.
         damping: see ``Acquisition.project``.
+        credible: root mean square by which ``A b`` may be off where ``data`` is noisy; ``A x`` lies no farther from it.
     """
 
     measured: Tensor
@@ -84,6 +85,7 @@ class Problem:
     data: Tensor | None = None
     trusted: Tensor | None = None
     damping: float = 0.0
+    credible: float = math.inf
 
     def views(self) -> Tensor:
         """What the network is told, shape (B, len(VIEWS), *spatial); every channel is of order one."""
@@ -105,8 +107,18 @@ class Problem:
         """``x = P(b + s r)`` for a standardised residual ``r``: P makes x explain what was measured."""
         image = torch.addcmul(self.base, self.scale, residual)
         if self.acquisition is not None and self.data is not None:
+            if self.damping > 0:
+                image = image - self._beyond_belief(image, self.acquisition)
             return self.acquisition.project(image, self.data, self.trusted, self.damping)
         return image if self.support is None else torch.where(self.support, image, self.base)
+
+    def _beyond_belief(self, image: Tensor, acquisition: Acquisition) -> Tensor:
+        """What moves ``A x`` farther from ``A b`` than the classical denoiser, which saw y, may be off."""
+        moved = acquisition.forward(image - self.base)
+        if self.trusted is not None:
+            moved = moved * self.trusted
+        size = moved.square().mean(dim=tuple(range(1, moved.ndim)), keepdim=True).sqrt()
+        return acquisition.lift(moved * (1 - self.credible / size.clamp(min=self.credible)))
 
     def residual(self, image: Tensor) -> Tensor:
         """``r = (x - b) / s``; the inverse of ``image`` for images that explain the measurement."""
@@ -227,7 +239,7 @@ def superresolve(
         texture: of the noise.
         hole: boolean (B, *coarse): voxels that were not measured.
     """
-    data, trusted, damping = measured, None, 0.0
+    data, trusted, damping, credible = measured, None, 0.0, math.inf
     factors = torch.tensor([axis.factor for axis in acquisition.axes]).to(spacing)
     if hole is not None:
         data = holes.fill(measured, hole, spacing * factors)
@@ -237,7 +249,8 @@ def superresolve(
         sigma = sigma.expand_as(data).clamp(min=SMALLEST_SIGMA)
         best, error = _classical(data, sigma, law, texture)
         # how far the noise of y exceeds what is not known of A x; y made the base already, so it is asked again softly
-        damping = _ASKED_AGAIN * float(sigma.square().mean() / error.square().mean().clamp(min=SMALLEST_SIGMA**2))
+        credible = max(float(error.square().mean().sqrt()), SMALLEST_SIGMA)
+        damping = _ASKED_AGAIN * float(sigma.square().mean()) / credible**2
         if law == "rician":
             data = data - sigma * rician_bias(best / sigma)
     smooth_image = acquisition.lift(best)
@@ -261,6 +274,7 @@ def superresolve(
         data=data,
         trusted=trusted,
         damping=damping,
+        credible=credible,
     )
 
 

@@ -98,11 +98,6 @@ def test_mirror_images(dims: int, tmp_path: Path) -> None:
     assert_same(found, expected)
 
 
-def test_samples_of_one_step_are_the_mean(tmp_path: Path) -> None:
-    found, _ = both(mr(), engine(Local()), tmp_path, samples=1, steps=1)
-    np.testing.assert_array_equal(found.samples[0], found.mean)
-
-
 @pytest.mark.parametrize("dims", [3, 2])
 def test_noise_that_varies(dims: int, tmp_path: Path) -> None:
     shape = (49, 52, 20)
