@@ -179,6 +179,33 @@ def test_what_is_no_scan_is_refused(pipeline, source, error, words):
         pipeline(source)
 
 
+@pytest.mark.parametrize("affine", [None, np.eye(3), np.diag([np.nan, 1, 1, 1]), np.diag([1, np.inf, 1, 1]), "RAS"])
+def test_what_is_no_affine_is_refused(bundle, pipeline, volume, affine):
+    words = "affine is not a matrix of 4 x 4 finite numbers"
+    with pytest.raises(ScanError, match=words):
+        pipeline((volume.array, affine))
+    with pytest.raises(ScanError, match=words):
+        pipeline(replace(volume, affine=affine))
+    with pytest.raises(ScanError, match=words):
+        medidiff.inpaint((volume.array, affine), np.ones(volume.array.shape), pipeline=bundle, compute=CPU)
+
+
+@pytest.mark.parametrize("degenerate", [np.diag([0, 0, 0, 1.0]), np.diag([1, 1, 0, 1.0])])
+def test_axis_without_a_length_counts_as_1_mm(home, volume, tmp_path, degenerate):
+    make_bundle(home / "image2d", PLANAR, modalities=["XR"])
+    make_bundle(home / "mr")
+    hole = np.zeros(volume.array.shape, bool)
+    hole[5:9, 6:10, 3:6] = True
+    plain = np.eye(4)
+    for task, options in (("denoise", {"noise": 7}), ("superres", {"factor": (1, 1, 2)}), ("inpaint", {"mask": hole})):
+        pipeline = pipelines.load("auto", task, compute=CPU)
+        found, expected = (pipeline((volume.array, affine), **options) for affine in (degenerate, plain))
+        np.testing.assert_array_equal(found.mean, expected.mean)
+        back = nib.load(found.save(tmp_path / f"{task}.nii.gz"))
+        np.testing.assert_allclose(back.affine, found.affine)
+        assert back.header.get_zooms()[:2] == (1, 1)
+
+
 def test_file_with_several_volumes_is_refused(pipeline, volume, tmp_path):
     nib.save(nib.Nifti1Image(np.stack([volume.array] * 3, axis=-1), volume.affine), tmp_path / "four.nii.gz")
     with pytest.raises(UsageError, match="3 volumes"):

@@ -12,7 +12,7 @@ from medidiff.config import RunConfig
 from medidiff.errors import ScanError
 from medidiff.runs.derivation import Made
 from medidiff.scans import mapped
-from medidiff.scans.volume import ScanRef, Volume
+from medidiff.scans.volume import ScanRef, Volume, spacing_of
 
 if TYPE_CHECKING:
     from medidiff.restore import Restoration
@@ -48,8 +48,7 @@ class Restored:
 
     def made(self, volume: Volume) -> Made:
         """What the header's sentence says of this volume."""
-        size = np.linalg.norm(self.affine[:3, :3], axis=0)
-        i, j, k = (float(old / new) for old, new in zip(volume.spacing, size, strict=True))
+        i, j, k = (old / new for old, new in zip(volume.spacing, spacing_of(self.affine), strict=True))
         return Made(self.record, (i, j, k), self.filled)
 
 

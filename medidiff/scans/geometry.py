@@ -67,7 +67,6 @@ def grid_of(volume: Volume) -> Grid:
     back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
     order = np.argsort(turn[:, 0])
     spacing = np.asarray(volume.spacing)[order]
-    spacing = np.where(spacing > 0, spacing, 1.0)
     return Grid(turn, back, (float(spacing[0]), float(spacing[1]), float(spacing[2])))
 
 

@@ -25,7 +25,7 @@ def to_scan(source: Source) -> Scan:
 
     Raises:
         UsageError: if a path holds no scan or several volumes, or the object is none of the known forms.
-        ScanError: if the array is not an image of two or three dimensions with finite values.
+        ScanError: if the array is not an image of two or three dimensions with finite values, or its affine is none.
     """
     if isinstance(source, str | Path):
         scan = open_scan(Path(source))
@@ -33,6 +33,11 @@ def to_scan(source: Source) -> Scan:
             raise UsageError(f"{source} holds {len(scan.volumes)} volumes; pass them one by one as (array, affine).")
         return scan
     volume = source if isinstance(source, Volume) else _volume(source)
+    if np.shape(volume.affine) != (4, 4) or not np.isfinite(volume.affine).all():
+        raise ScanError(
+            "The scan's affine is not a matrix of 4 x 4 finite numbers, voxel index to millimetres in RAS+; "
+            "np.eye(4) stands for voxels of 1 mm."
+        )
     return Scan(ScanRef("nifti", Path("array"), (), Path("array"), "array"), (volume,), None)
 
 
@@ -88,4 +93,12 @@ def _volume(source: Any) -> Volume:
     filled = np.where(valid, values, np.float32(0))
     modality = guess_modality(filled)
     units = "HU" if modality == "CT" else "a.u."
-    return Volume(filled, np.asarray(affine, dtype=np.float64), modality, units, valid=None if valid.all() else valid)
+    return Volume(filled, _numbers(affine), modality, units, valid=None if valid.all() else valid)
+
+
+def _numbers(affine: Any) -> NDArray[np.float64]:
+    """An affine as numbers; an empty array when it is made of something else."""
+    try:
+        return np.asarray(affine, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)

@@ -18,7 +18,7 @@ from medidiff.errors import CannotWrite, OutOfMemory, ScanError
 from medidiff.scans.nifti_sizes import check_sizes, opened, quiet
 from medidiff.scans.outputs import atomic_file, nifti_stem
 from medidiff.scans.regrid import Regrid, regrid
-from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume
+from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume, spacing_of
 
 LABELS = 1002
 NOT_SCANS = {LABELS: "a label map", 1005: "a label map", 1006: "a displacement field", 1007: "a vector field"}
@@ -332,7 +332,10 @@ def _new_header(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Any:
     header = header_class()
     header.set_data_shape(shape)
     header.set_sform(affine, code=1)
-    header.set_qform(affine, code=1, strip_shears=True)
+    if affine[:3, :3].any(axis=0).all():
+        header.set_qform(affine, code=1, strip_shears=True)
+    else:  # no rotation and voxel size make an axis of no length
+        header["pixdim"][1:4] = spacing_of(affine)
     header.set_xyzt_units("mm", "sec")
     return header
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 Kind = Literal["nifti", "dicom"]
 
 
+def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Voxel size in millimetres along each axis of an array; 1 where a degenerate affine gives none."""
+    i, j, k = (affine[:3, :3] ** 2).sum(axis=0) ** 0.5
+    return float(i) or 1.0, float(j) or 1.0, float(k) or 1.0
+
+
 @dataclass(frozen=True)
 class ScanRef:
     """One case as discovery found it: which files, and what its outputs are called. Nothing has been decoded yet.
@@ -70,9 +76,8 @@ class Volume:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in millimetres along each array axis."""
-        i, j, k = (self.affine[:3, :3] ** 2).sum(axis=0) ** 0.5
-        return float(i), float(j), float(k)
+        """Voxel size in millimetres along each array axis; 1 where the affine gives none."""
+        return spacing_of(self.affine)
 
 
 @dataclass(frozen=True)
