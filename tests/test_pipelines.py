@@ -206,6 +206,20 @@ def test_axis_without_a_length_counts_as_1_mm(home, volume, tmp_path, degenerate
         assert back.header.get_zooms()[:2] == (1, 1)
 
 
+def test_what_is_not_real_is_refused_as_in_a_file(bundle, pipeline, volume, tmp_path):
+    twisted = volume.array * np.complex64(1 + 1j)
+    image = nib.Nifti1Image(twisted, volume.affine)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    for source in ((twisted, volume.affine), image, nib.load(tmp_path / "scan.nii.gz"), tmp_path / "scan.nii.gz"):
+        with pytest.raises(ScanError, match="holds complex values"):
+            pipeline(source)
+    with pytest.raises(ScanError, match="The scan holds values of type <U1"):
+        pipeline((np.full((4, 4, 4), "x"), volume.affine))
+    for mask in (twisted, image):
+        with pytest.raises(ScanError, match="The mask holds complex values"):
+            medidiff.inpaint(volume, mask, pipeline=bundle, compute=CPU)
+
+
 def test_file_with_several_volumes_is_refused(pipeline, volume, tmp_path):
     nib.save(nib.Nifti1Image(np.stack([volume.array] * 3, axis=-1), volume.affine), tmp_path / "four.nii.gz")
     with pytest.raises(UsageError, match="3 volumes"):

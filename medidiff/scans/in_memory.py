@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medidiff.errors import ScanError, UsageError
 from medidiff.scans import open_scan, read_mask
-from medidiff.scans.nifti import guess_modality
+from medidiff.scans.nifti import guess_modality, kind_of
 from medidiff.scans.volume import Scan, ScanRef, Volume
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def to_scan(source: Source) -> Scan:
 
     Raises:
         UsageError: if a path holds no scan or several volumes, or the object is none of the known forms.
-        ScanError: if the array is not an image of two or three dimensions with finite values, or its affine is none.
+        ScanError: if the array is not an image of two or three dimensions with finite real values, or its affine is none.
     """
     if isinstance(source, str | Path):
         scan = open_scan(Path(source))
@@ -46,15 +46,15 @@ def to_hole(mask: MaskSource, scan: Scan) -> NDArray[np.bool_]:
 
     Raises:
         UsageError: if the object is none of the known forms.
-        ScanError: if the mask cannot be read, does not fit the scan, or is empty.
+        ScanError: if the mask cannot be read, is not of real numbers, does not fit the scan, or is empty.
     """
     if isinstance(mask, str | Path):
         return read_mask(Path(mask), scan).holes[0]
     volume = scan.volumes[0]
     if isinstance(mask, np.ndarray):
-        values, affine = mask, volume.affine
+        values, affine = _real(mask, "mask"), volume.affine
     elif hasattr(mask, "get_fdata") and hasattr(mask, "affine"):
-        values, affine = np.asanyarray(mask.dataobj), np.asarray(mask.affine)
+        values, affine = _real(mask.dataobj, "mask"), np.asarray(mask.affine)
     else:
         raise UsageError(f"A mask is a path, a nibabel image or an array, not {type(mask).__name__}.")
     if values.ndim == 2:
@@ -75,12 +75,13 @@ def _volume(source: Any) -> Volume:
     if isinstance(source, tuple):
         array, affine = source
     elif hasattr(source, "get_fdata") and hasattr(source, "affine"):
-        array, affine = source.get_fdata(dtype=np.float32), source.affine
+        array, affine = source.dataobj, source.affine
     else:
         raise UsageError(
             f"A scan is a path, a nibabel image, an (array, affine) pair or a Volume, not {type(source).__name__}."
         )
-    values = np.asarray(array, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, hence not valid
+        values = _real(array, "scan").astype(np.float32, copy=False)
     if values.ndim == 2:
         values = values[:, :, None]
     if values.ndim != 3 or values.size == 0:
@@ -94,6 +95,18 @@ def _volume(source: Any) -> Volume:
     modality = guess_modality(filled)
     units = "HU" if modality == "CT" else "a.u."
     return Volume(filled, _numbers(affine), modality, units, valid=None if valid.all() else valid)
+
+
+def _real(data: Any, what: str) -> NDArray[Any]:
+    """An array of real numbers.
+
+    Raises:
+        ScanError: they are something else.
+    """
+    values = np.asanyarray(data)
+    if values.dtype.kind not in "biuf":
+        raise ScanError(f"The {what} holds {kind_of(values.dtype)}, not real numbers; convert it to those first.")
+    return values
 
 
 def _numbers(affine: Any) -> NDArray[np.float64]:

@@ -412,14 +412,18 @@ def _check_header(path: Path, image: Any, labels: bool) -> None:
     shape, dtype = image.shape, image.header.get_data_dtype()
     intent = int(image.header["intent_code"])
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        kind = {"c": "complex values", "V": "RGB colours"}.get(dtype.kind, f"values of type {dtype}")
-        raise ScanError(f"{path} holds {kind}, not a scalar image; convert it to real numbers first.")
+        raise ScanError(f"{path} holds {kind_of(dtype)}, not a scalar image; convert it to real numbers first.")
     if intent in NOT_SCANS and not (labels and intent == LABELS):
         raise ScanError(f"{path} is {NOT_SCANS[intent]} by its intent code, not a scan.")
     if len(shape) < 2 or min(shape) < 1:
         raise ScanError(f"{path} holds no image (its shape is {'x'.join(map(str, shape)) or 'empty'}).")
     if not np.isfinite(image.header.get_best_affine()).all():
         raise ScanError(f"{path} has a damaged orientation (its affine is not finite); repair the header.")
+
+
+def kind_of(dtype: np.dtype[Any]) -> str:
+    """What voxels of a type are, where they are no real numbers."""
+    return {"c": "complex values", "V": "RGB colours"}.get(dtype.kind, f"values of type {dtype}")
 
 
 def _parts(data: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
