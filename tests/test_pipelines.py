@@ -220,6 +220,42 @@ def test_what_is_not_real_is_refused_as_in_a_file(bundle, pipeline, volume, tmp_
             medidiff.inpaint(volume, mask, pipeline=bundle, compute=CPU)
 
 
+def test_one_volume_along_a_fourth_axis_is_a_volume_as_in_a_file(bundle, pipeline, volume, tmp_path):
+    array, hole = volume.array[..., None], np.zeros((*volume.array.shape, 1), np.uint8)
+    hole[5:9, 6:10, 3:6] = 1
+    scan, mask = (nib.Nifti1Image(each, volume.affine) for each in (array, hole))
+    nib.save(scan, tmp_path / "scan.nii.gz")
+    nib.save(mask, tmp_path / "hole.nii.gz")
+    expected = pipeline(tmp_path / "scan.nii.gz", noise=7).mean
+    for source in (scan, (array, volume.affine), (array[..., None], volume.affine)):
+        np.testing.assert_array_equal(pipeline(source, noise=7).mean, expected)
+    inpaint = pipelines.load(bundle, "inpaint", compute=CPU)
+    expected = inpaint(volume, tmp_path / "hole.nii.gz").mean
+    for given in (mask, hole):
+        np.testing.assert_array_equal(inpaint(volume, given).mean, expected)
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.ma.masked])
+def test_what_is_not_known_of_a_mask_is_no_hole(bundle, volume, tmp_path, damage):
+    hole = np.ma.zeros(volume.array.shape) if damage is np.ma.masked else np.zeros(volume.array.shape)
+    hole[5:9, 6:10, 3:6] = 1
+    hole[0, 0, 0] = damage
+    given: list[Any] = [hole]
+    if damage is not np.ma.masked:
+        given += [nib.Nifti1Image(hole, volume.affine), tmp_path / "hole.nii.gz"]
+        nib.save(given[1], given[2])
+    for mask in given:
+        with pytest.raises(ScanError, match=r"mask .*holds NaN" if len(given) > 1 else "The mask is a masked array"):
+            medidiff.inpaint(volume, mask, pipeline=bundle, compute=CPU)
+
+
+def test_masked_array_is_refused(pipeline, volume):
+    masked = np.ma.masked_less(volume.array, 100)
+    with pytest.raises(ScanError, match="The scan is a masked array; give a plain one, with NaN"):
+        pipeline((masked, volume.affine))
+    pipeline((masked.filled(np.nan), volume.affine), noise=7)
+
+
 def test_file_with_several_volumes_is_refused(pipeline, volume, tmp_path):
     nib.save(nib.Nifti1Image(np.stack([volume.array] * 3, axis=-1), volume.affine), tmp_path / "four.nii.gz")
     with pytest.raises(UsageError, match="3 volumes"):

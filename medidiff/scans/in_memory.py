@@ -25,7 +25,8 @@ def to_scan(source: Source) -> Scan:
 
     Raises:
         UsageError: if a path holds no scan or several volumes, or the object is none of the known forms.
-        ScanError: if the array is not an image of two or three dimensions with finite real values, or its affine is none.
+        ScanError: if the array is not an image of two or three dimensions with finite real values, or is a masked one,
+            or its affine is none.
     """
     if isinstance(source, str | Path):
         scan = open_scan(Path(source))
@@ -46,7 +47,7 @@ def to_hole(mask: MaskSource, scan: Scan) -> NDArray[np.bool_]:
 
     Raises:
         UsageError: if the object is none of the known forms.
-        ScanError: if the mask cannot be read, is not of real numbers, does not fit the scan, or is empty.
+        ScanError: if the mask cannot be read, is not of real numbers, holds NaN, does not fit the scan, or is empty.
     """
     if isinstance(mask, str | Path):
         return read_mask(Path(mask), scan).holes[0]
@@ -57,8 +58,8 @@ def to_hole(mask: MaskSource, scan: Scan) -> NDArray[np.bool_]:
         values, affine = _real(mask.dataobj, "mask"), np.asarray(mask.affine)
     else:
         raise UsageError(f"A mask is a path, a nibabel image or an array, not {type(mask).__name__}.")
-    if values.ndim == 2:
-        values = values[:, :, None]
+    if np.isnan(values).any():
+        raise ScanError("The mask holds NaN; set every voxel to zero or to a number.")
     if values.shape != volume.array.shape or not np.allclose(affine, volume.affine, atol=1e-3):
         raise ScanError(
             f"The mask of shape {values.shape} does not lie on the grid of the scan, {volume.array.shape}; "
@@ -82,8 +83,6 @@ def _volume(source: Any) -> Volume:
         )
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, hence not valid
         values = _real(array, "scan").astype(np.float32, copy=False)
-    if values.ndim == 2:
-        values = values[:, :, None]
     if values.ndim != 3 or values.size == 0:
         raise ScanError(
             f"An image of shape {np.shape(array)} is not one volume; give arrays of two or three dimensions."
@@ -98,15 +97,20 @@ def _volume(source: Any) -> Volume:
 
 
 def _real(data: Any, what: str) -> NDArray[Any]:
-    """An array of real numbers.
+    """An array of real numbers with axes as a file of it gives them: a third one, and none of one voxel beyond.
 
     Raises:
         ScanError: they are something else.
     """
     values = np.asanyarray(data)
+    if isinstance(values, np.ma.MaskedArray):
+        known = "0 where nothing is to be filled" if what == "mask" else "NaN where nothing was measured"
+        raise ScanError(f"The {what} is a masked array; give a plain one, with {known}.")
     if values.dtype.kind not in "biuf":
         raise ScanError(f"The {what} holds {kind_of(values.dtype)}, not real numbers; convert it to those first.")
-    return values
+    if values.ndim == 2:
+        return values[:, :, None]
+    return values.reshape(values.shape[:3]) if set(values.shape[3:]) == {1} else values
 
 
 def _numbers(affine: Any) -> NDArray[np.float64]:
