@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medidiff.config import RestoreOptions, Task
 from medidiff.errors import OutOfMemory
-from medidiff.scans.limits import available_memory
+from medidiff.scans.limits import available_memory, told_apart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,17 +163,24 @@ def choose(asked: Request, limit: float | None, on_disk: bool = False) -> Footpr
     least = every[-1]
     size = " x ".join(map(str, asked.shape))
     way = "tiles" if asked.task == "denoise" else f"tiles, and {asked.task} cannot go through it in blocks on disk"
+    held = taken()
+    needed, there = told_apart(held + least.memory * MARGIN, held + (limit or 0))
     raise OutOfMemory(
-        f"A scan of {size} voxels needs {(taken() + least.memory * MARGIN) / 1e9:.2g} GB of memory even in small {way};"
-        f" {(taken() + (limit or 0)) / 1e9:.2g} GB are there. Use a machine with more, or a larger --memory."
+        f"A scan of {size} voxels needs {needed} of memory even in small {way};"
+        f" {there} are there. Use a machine with more, or a larger --memory."
     )
 
 
 def fine_shape(shape: tuple[int, ...], spacing: Sequence[float], options: RestoreOptions) -> tuple[int, ...]:
-    """About the shape that super-resolution makes of a scan."""
-    target = options.spacing or (min(spacing),) * len(spacing)
-    factors = options.factor or [max(size / wanted, 1) for size, wanted in zip(spacing, target, strict=True)]
-    return tuple(n if n == 1 else round(n * factor) for n, factor in zip(shape, factors, strict=True))
+    """The shape that super-resolution makes of a scan.
+
+    Raises:
+        UsageError: it cannot become as fine as asked.
+        ScanError: there is nothing to refine.
+    """
+    from medidiff.physics import resolution  # here, for `medidiff list` needs no torch
+
+    return resolution.plan(shape, spacing, factor=options.factor, target=options.spacing).fine
 
 
 def around(hole: NDArray[np.bool_]) -> tuple[int, ...]:

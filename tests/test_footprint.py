@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medidiff import footprint
 from medidiff.config import RestoreOptions
-from medidiff.errors import ExitCode, OutOfMemory
+from medidiff.errors import ExitCode, MedidiffError, OutOfMemory, ScanError, UsageError
 from medidiff.footprint import Network, Request
+from medidiff.scans.limits import told_apart
 
 GB = 1e9
 
@@ -90,6 +92,32 @@ def test_shapes_of_what_is_made() -> None:
     hole = np.zeros((200, 90, 30), dtype=np.bool_)
     hole[100:110, 40:50, 3] = True
     assert footprint.around(hole) == (74, 74, 30)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "options", "error"),
+    [((1.0, 1.0, 1.0), {"spacing": 0.05}, UsageError), ((1.0, 1.0, 17.0), {}, UsageError), ((2, 2, 2), {}, ScanError)],
+)
+def test_no_memory_is_planned_for_what_cannot_be_made(
+    spacing: tuple[float, ...], options: dict[str, Any], error: type[MedidiffError]
+) -> None:
+    with pytest.raises(error, match="--factor or --spacing"):
+        footprint.fine_shape((128, 128, 128), spacing, RestoreOptions(**options))
+
+
+def test_axes_of_one_voxel_do_not_say_how_fine_the_others_become() -> None:
+    assert footprint.fine_shape((48, 48, 1), (1.0, 2.0, 0.001), RestoreOptions()) == (48, 96, 1)
+
+
+def test_what_is_needed_and_what_is_there_are_told_apart() -> None:
+    assert told_apart(930.4 * GB, 16 * GB) == ("930.4 GB", "16.0 GB")
+    assert told_apart(1.2041 * GB, 1.2 * GB) == ("1.204 GB", "1.200 GB")
+    asked = Request((96, 96, 96))
+    least = min(one.memory for one in footprint.ways(asked)) * footprint.MARGIN
+    with pytest.raises(OutOfMemory) as caught:
+        footprint.choose(asked, least - 1e6)
+    needed, there = (float(each) for each in re.findall(r"([\d.]+) GB", str(caught.value)))
+    assert needed > there
 
 
 def test_room_is_what_the_user_gives_less_what_is_taken() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from medidiff import bundles, footprint, pipelines
 from medidiff.config import RunConfig
-from medidiff.errors import OutOfMemory
+from medidiff.errors import OutOfMemory, ScanError, UsageError
 from medidiff.footprint import Footprint, Network, Request
 from medidiff.pipelines import PipelineInfo
 from medidiff.runs import estimate
@@ -28,13 +28,15 @@ def of_case(ref: ScanRef, config: RunConfig, able: Sequence[PipelineInfo]) -> Fo
     settings = bundles.read(pipelines.choose(volume, able, config.task).path).settings
     on_host = config.compute.device in ("auto", "cpu")
     shape, options = (*volume.array.shape, count), config.restore
-    fine = footprint.fine_shape(shape[:3], volume.spacing, options) if config.task == "superres" else None
     network, tile = Network.of(settings, on_host), config.compute.tile
-    asked = Request(shape, network, config.task, options.samples, fine, tile, options.flips)
     try:
+        fine = footprint.fine_shape(shape[:3], volume.spacing, options) if config.task == "superres" else None
+        asked = Request(shape, network, config.task, options.samples, fine, tile, options.flips)
         return footprint.choose(asked, footprint.room(config.compute.memory, begun=False))
     except OutOfMemory:
         return "it needs more memory than there is"
+    except (UsageError, ScanError) as error:  # it cannot become so fine
+        return str(error)
 
 
 def told(found: Footprint | str) -> str:

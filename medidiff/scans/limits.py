@@ -88,10 +88,14 @@ def refuse_beyond_memory(path: Path, needed: int) -> None:
     """
     there = available_memory()
     if there is not None and needed > there:
-        raise OutOfMemory(
-            f"{path} needs {needed / 1e9:.1f} GB of memory to be read, and {there / 1e9:.1f} GB are free; "
-            "use a machine with more."
-        )
+        most, free = told_apart(needed, there)
+        raise OutOfMemory(f"{path} needs {most} of memory to be read, and {free} are free; use a machine with more.")
+
+
+def told_apart(needed: float, there: float) -> tuple[str, str]:
+    """Two different numbers of bytes in GB (1e9 bytes), with the digits that it takes to see which is larger."""
+    digits = next((each for each in range(1, 9) if f"{needed / 1e9:.{each}f}" != f"{there / 1e9:.{each}f}"), 9)
+    return f"{needed / 1e9:.{digits}f} GB", f"{there / 1e9:.{digits}f} GB"
 
 
 def available_memory() -> int | None:

@@ -114,3 +114,12 @@ def test_dry_run_prints_it(
     assert main([task, str(scan), *more, "-o", str(tmp_path / "out"), "--dry-run"]) == 0
     assert re.search(r"\d (s|min) for 1 scan", capsys.readouterr().out)
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_says_what_cannot_become_so_fine(
+    sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "PROBE", {3: (48, 48, 48), 2: (64, 64, 1)})
+    scan = str(sample_data / "phantom_t1w.nii.gz")
+    assert main(["superres", scan, "--spacing", "0.05", "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "is not between 1 and 16; choose another --factor or --spacing" in capsys.readouterr().out
