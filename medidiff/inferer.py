@@ -30,6 +30,9 @@ class RestorationInferer(Inferer):
         tile: largest window edge in voxels; ``None`` for whole volumes.
         task: ``denoise``, ``superres`` or ``inpaint``.
         **options: fields of ``medidiff.config.RestoreOptions``.
+
+    Raises:
+        UsageError: the options do not suit the task.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class RestorationInferer(Inferer):
         self._tile = tile
         self._task = task
         self._options = RestoreOptions(**options)
+        if why := self._options.unsuited(task):
+            raise UsageError(why)
 
     def __call__(self, inputs: Tensor, network: Any, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
         """Restore images, each on its own grid; the same kind of tensor comes back.

@@ -160,12 +160,12 @@ class Restorer(ABC):
         Args:
             volume: the scan.
             options: noise level, strength, samples, steps, seed and the like.
-            hole: what to fill, shape of ``volume.array``; needed to inpaint, allowed for superres.
+            hole: what to fill, not 0 inside, shape of ``volume.array``; needed to inpaint, allowed for superres.
             progress: called with (tiles done, all tiles).
 
         Raises:
             UsageError: if the hole or the options do not suit the task.
-            ScanError: if the scan cannot be restored so.
+            ScanError: if the hole does not fit the scan, or the scan cannot be restored so.
             OutOfMemory: if it does not fit the memory.
         """
 
@@ -186,8 +186,7 @@ class Restorer(ABC):
             settings = RestoreOptions(**options)
         except ValidationError as error:
             raise UsageError(describe(error)) from error
-        if why := settings.unsuited(self.task):
-            raise UsageError(why)
+        _refuse_unsuited(settings, self.task)
         if mask is None and self.task == "inpaint":
             raise UsageError("inpaint needs a mask: a path, a nibabel image, or an array of the scan's shape.")
         if mask is not None and self.task == "denoise":
@@ -279,8 +278,11 @@ class Pipeline(Restorer):
         from medidiff import blocks
         from medidiff.diffusion import memory
         from medidiff.restore import restore
+        from medidiff.scans.in_memory import hole_of
 
         settings = options or RestoreOptions()
+        _refuse_unsuited(settings, self.task)
+        hole = None if hole is None else hole_of(hole, volume)
         asked = self._asked(volume, settings, hole)
         way = footprint.choose(asked, footprint.room(self._memory), on_disk=blocks.is_on_disk(volume))
         folder = blocks.folder_for(volume, way.disk) if way.way == "blocks" else None
@@ -309,6 +311,11 @@ class Pipeline(Restorer):
         elif hole is not None:
             fine = footprint.around(hole)
         return Request(shape, self._network, self.task, options.samples, fine, self._engine.tile, options.flips)
+
+
+def _refuse_unsuited(options: RestoreOptions, task: Task) -> None:
+    if why := options.unsuited(task):
+        raise UsageError(why)
 
 
 class DenoisePipeline(Pipeline):

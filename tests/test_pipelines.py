@@ -447,6 +447,28 @@ def test_options_of_another_task_are_refused(pipeline, volume, options, words):
         pipeline(volume, **options)
 
 
+@pytest.mark.parametrize("options", [{"factor": 2}, {"spacing": 1}, {"profile": "box"}])
+def test_options_of_another_task_are_refused_however_they_come(bundle, pipeline, volume, options):
+    with pytest.raises(UsageError, match="factor, spacing and profile belong to superres"):
+        pipeline.restore(volume, RestoreOptions(**options))
+    with pytest.raises(UsageError, match="factor, spacing and profile belong to superres"):
+        RestorationInferer(bundle, **options)
+
+
+def test_hole_of_any_type_is_filled_and_one_of_another_shape_refused(bundle, volume):
+    hole = np.zeros(volume.array.shape, bool)
+    hole[5:9, 6:10, 3:6] = True
+    pipeline = pipelines.load(bundle, "inpaint", compute=CPU)
+    expected = pipeline.restore(volume, hole=hole)
+    for dtype in (np.uint8, np.float32):
+        found = pipeline.restore(volume, hole=3 * hole.astype(dtype))
+        np.testing.assert_array_equal(found.mean, expected.mean)
+        assert found.record["filled_voxels"] == hole.sum()
+    for wrong in (hole[:5], hole[None], [True]):
+        with pytest.raises(ScanError, match="does not lie on the grid"):
+            pipeline.restore(volume, hole=wrong)
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing", "cut"])
 def test_damaged_weights_are_refused(tmp_path, damage):
     path = make_bundle(tmp_path / "x") / "models" / "model.safetensors"

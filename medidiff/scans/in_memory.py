@@ -53,14 +53,28 @@ def to_hole(mask: MaskSource, scan: Scan) -> NDArray[np.bool_]:
         return read_mask(Path(mask), scan).holes[0]
     volume = scan.volumes[0]
     if isinstance(mask, np.ndarray):
-        values, affine = _real(mask, "mask"), volume.affine
-    elif hasattr(mask, "get_fdata") and hasattr(mask, "affine"):
-        values, affine = _real(mask.dataobj, "mask"), np.asarray(mask.affine)
-    else:
-        raise UsageError(f"A mask is a path, a nibabel image or an array, not {type(mask).__name__}.")
+        return hole_of(mask, volume)
+    if hasattr(mask, "get_fdata") and hasattr(mask, "affine"):
+        return hole_of(mask.dataobj, volume, np.asarray(mask.affine))
+    raise UsageError(f"A mask is a path, a nibabel image or an array, not {type(mask).__name__}.")
+
+
+def hole_of(mask: Any, volume: Volume, affine: NDArray[np.float64] | None = None) -> NDArray[np.bool_]:
+    """The values of a mask, not 0 where a volume is to be filled, as a hole in it.
+
+    Args:
+        mask: an array of the volume's shape.
+        volume: the scan.
+        affine: of the mask; that of the volume by default.
+
+    Raises:
+        ScanError: if the mask is not of real numbers, holds NaN, does not lie on the volume's grid, or is empty.
+    """
+    values = _real(mask, "mask")
     if np.isnan(values).any():
         raise ScanError("The mask holds NaN; set every voxel to zero or to a number.")
-    if values.shape != volume.array.shape or not np.allclose(affine, volume.affine, atol=1e-3):
+    apart = affine is not None and not np.allclose(affine, volume.affine, atol=1e-3)
+    if values.shape != volume.array.shape or apart:
         raise ScanError(
             f"The mask of shape {values.shape} does not lie on the grid of the scan, {volume.array.shape}; "
             "resample it, or give the path of its file."
