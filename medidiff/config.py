@@ -5,6 +5,7 @@ A misspelt or unknown key is an error. Import costs no torch.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -22,9 +23,33 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def plain(value: Any) -> Any:
+    """A number or an array of numpy as Python's own."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def each_axis(value: Any) -> Any:
     """One figure for all three axes, as three."""
-    return (value,) * 3 if isinstance(value, int | float) else value
+    value = plain(value)
+    return (value,) * 3 if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def in_percent(value: Any) -> Any:
+    """``auto``, or the figure of a noise.
+
+    Raises:
+        ValueError: it is neither; a union of pydantic would tell of one of its branches alone.
+    """
+    value = plain(value)
+    if value is None or value == "auto":
+        return value
+    try:
+        percent = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        percent = math.nan
+    if not 0 <= percent <= 100:
+        raise ValueError(f"noise is auto, or a number from 0 to 100 percent, not {shortened(str(value))}.")
+    return percent
 
 
 Task = Literal["denoise", "superres", "inpaint"]
@@ -56,7 +81,7 @@ class RestoreOptions(Frozen):
     refines; ``force`` restores scans that lie outside of what the pipeline was trained for.
     """
 
-    noise: Literal["auto"] | Annotated[float, Field(ge=0, le=100)] | None = None
+    noise: Annotated[Literal["auto"] | Annotated[float, Field(ge=0, le=100)] | None, BeforeValidator(in_percent)] = None
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     preset: Preset = "balanced"
     samples: Annotated[int, Field(ge=0, le=1024)] = 0
