@@ -9,18 +9,44 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from medidiff.errors import UsageError
 
 LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, on every file system that is in use
 SHOWN = 80  # characters of a value that a sentence quotes
 
 
 class Frozen(BaseModel):
-    """A settings object: immutable, and strict about unknown keys."""
+    """A settings object: immutable, and strict about unknown keys.
+
+    Raises:
+        UsageError: a setting is wrong, where one is made by name; `model_validate` raises pydantic's own error.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise UsageError(describe(error)) from error
+
+    # settings within settings are validated with the outer ones, so that a finding says where it lies
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def taken(cls, given: Self | None) -> Self:
+        """The settings that are given, or the usual ones for none.
+
+        Raises:
+            UsageError: it is something else.
+        """
+        if given is not None and not isinstance(given, cls):
+            raise UsageError(f"Give a medidiff.config.{cls.__name__}, not {type(given).__name__}.")
+        return given or cls()
 
 
 def plain(value: Any) -> Any:
@@ -50,6 +76,18 @@ def in_percent(value: Any) -> Any:
     if not 0 <= percent <= 100:
         raise ValueError(f"noise is auto, or a number from 0 to 100 percent, not {shortened(str(value))}.")
     return percent
+
+
+def device_name(text: str) -> str:
+    """The name of a device, or of several GPUs.
+
+    Raises:
+        ValueError: it is none; whether the machine has it is found out later.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+", text):
+        more = "or, for several GPUs, cuda:N,cuda:M"
+        raise ValueError(f"{shortened(text)} is not a device; use auto, cpu, cuda, cuda:N or mps {more}.")
+    return text
 
 
 Task = Literal["denoise", "superres", "inpaint"]
@@ -135,7 +173,7 @@ class ComputeOptions(Frozen):
     fit it as a whole is restored in tiles, or in blocks on disk.
     """
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+)$")] = "auto"
+    device: Annotated[str, AfterValidator(device_name)] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     tile: Annotated[int, Field(ge=32, multiple_of=8)] | None = None

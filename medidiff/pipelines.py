@@ -17,10 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from medidiff import bundles, footprint
-from medidiff.config import ComputeOptions, RestoreOptions, Task, describe
+from medidiff.config import ComputeOptions, RestoreOptions, Task
 from medidiff.errors import PipelineError, UsageError
 from medidiff.footprint import Network, Request
 
@@ -67,7 +65,10 @@ def candidates(name_or_path: str | Path = DEFAULT, *, task: Task = "denoise") ->
 
     Raises:
         PipelineError: if there is no such pipeline, or it does not do the task.
+        UsageError: if it is neither a name nor a folder.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise UsageError(f"A pipeline is the name of one or its bundle's folder, not {type(name_or_path).__name__}.")
     if str(name_or_path) == DEFAULT:
         able = tuple(info for info in available() if task in info.tasks)
         if not able:
@@ -182,10 +183,7 @@ class Restorer(ABC):
             UsageError: if an option is wrong, the path holds no scan, or several, or the mask does not suit the task.
             ScanError: if the scan or the mask cannot be read, or they do not fit.
         """
-        try:
-            settings = RestoreOptions(**options)
-        except ValidationError as error:
-            raise UsageError(describe(error)) from error
+        settings = RestoreOptions(**options)
         _refuse_unsuited(settings, self.task)
         if mask is None and self.task == "inpaint":
             raise UsageError("inpaint needs a mask: a path, a nibabel image, or an array of the scan's shape.")
@@ -235,7 +233,7 @@ class Pipeline(Restorer):
         """
         from medidiff.diffusion import device as devices
 
-        compute = compute or ComputeOptions()
+        compute = ComputeOptions.taken(compute)
         able = candidates(name_or_path, task=cls.task)
         if len(able) > 1:
             names = ", ".join(info.name for info in able)
@@ -280,7 +278,7 @@ class Pipeline(Restorer):
         from medidiff.restore import restore
         from medidiff.scans.in_memory import hole_of
 
-        settings = options or RestoreOptions()
+        settings = RestoreOptions.taken(options)
         _refuse_unsuited(settings, self.task)
         hole = None if hole is None else hole_of(hole, volume)
         asked = self._asked(volume, settings, hole)
@@ -366,7 +364,7 @@ class AutoPipeline(Restorer):
 
         self.task = task
         self.among = candidates(task=task)
-        self._compute = compute or ComputeOptions()
+        self._compute = ComputeOptions.taken(compute)
         self._loaded: dict[Path, Pipeline] = {}
         device = devices.resolve(self._compute)  # one that is not there ends the run, not each scan
         self._on_host = device.device.type == "cpu"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from medidiff.config import RestoreOptions, RunConfig, describe
+from medidiff.config import ComputeOptions, RestoreOptions, RunConfig, describe
+from medidiff.errors import UsageError
 
 
 @pytest.mark.parametrize("noise", [101, -1, float("nan"), float("inf"), True, np.True_, "low", (1, 2), np.ones(2)])
@@ -39,3 +40,29 @@ def test_three_figures_are_one_an_axis() -> None:
     assert RestoreOptions(factor=np.array([1, 1, 2])).factor == (1.0, 1.0, 2.0)
     with pytest.raises(ValidationError, match="factor"):
         RestoreOptions.model_validate({"factor": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("device", "tpu", "'tpu' is not a device; use auto, cpu, cuda"),
+        ("device", "cuda:0,cpu", "'cuda:0,cpu' is not a device"),
+        ("tile", 33, "tile: .*multiple of 8"),
+        ("batch", 0, "batch: .*greater than or equal to 1"),
+        ("memory", -1, "memory: .*greater than 0"),
+        ("precision", "fp8", "precision: .*'fp32'"),
+        ("thread", 1, "thread: Extra inputs are not permitted"),
+    ],
+)
+def test_settings_that_are_wrong_are_a_sentence(name: str, value: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        ComputeOptions(**{name: value})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="device" if name == "device" else f"compute.{name}: "):
+        RunConfig(inputs=["a"], output="b", compute={name: value})  # the outer settings say where
+    with pytest.raises(ValidationError):
+        ComputeOptions.model_validate({name: value})
+
+
+def test_several_devices() -> None:
+    assert ComputeOptions(device="cuda:0,cuda:1").devices == ("cuda:0", "cuda:1")

@@ -168,6 +168,10 @@ def test_modality_is_guessed_from_values(volume):
     ("source", "error", "words"),
     [
         (3, UsageError, "not int"),
+        ((), UsageError, "pair, not 0 things"),
+        ((np.ones((4, 4, 4)),), UsageError, "pair, not 1 things"),
+        ((np.ones((4, 4, 4)), np.eye(4), "MR"), UsageError, "pair, not 3 things"),
+        (([[1, 2], [3]], np.eye(4)), ScanError, "The scan is not an array"),
         ((np.zeros((2, 2, 2, 2)), np.eye(4)), ScanError, r"shape \(2, 2, 2, 2\)"),
         ((np.zeros((0, 2, 2)), np.eye(4)), ScanError, "not one volume"),
         ((np.full((2, 2, 2), np.nan), np.eye(4)), ScanError, "no finite value"),
@@ -275,6 +279,17 @@ def test_scan_of_another_modality_is_restored_with_a_warning(pipeline, volume):
         pipeline(replace(volume, modality="CT"), noise=7)
     forced = pipeline(replace(volume, modality="CT"), noise=7, force=True)
     assert any("trained on MR scans, not on CT" in warning for warning in forced.record["warnings"])
+
+
+def test_settings_that_are_none_are_refused(bundle, pipeline, volume):
+    with pytest.raises(UsageError, match=r"Give a medidiff.config.RestoreOptions, not dict"):
+        pipeline.restore(volume, {"noise": 9})
+    for load in (pipelines.load, DenoisePipeline.load, lambda _, compute: AutoPipeline("denoise", compute=compute)):
+        with pytest.raises(UsageError, match=r"Give a medidiff.config.ComputeOptions, not dict"):
+            load(bundle, compute={"threads": 1})
+    for name in (None, 3):
+        with pytest.raises(UsageError, match="A pipeline is the name of one or its bundle's folder, not"):
+            pipelines.load(name)
 
 
 def test_tile_without_room_for_its_context_is_refused(bundle):

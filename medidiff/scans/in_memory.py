@@ -88,6 +88,8 @@ def hole_of(mask: Any, volume: Volume, affine: NDArray[np.float64] | None = None
 def _volume(source: Any) -> Volume:
     """The volume of a nibabel image or of an (array, affine) pair."""
     if isinstance(source, tuple):
+        if len(source) != 2:
+            raise UsageError(f"A scan is an (array, affine) pair, not {len(source)} things.")
         array, affine = source
     elif hasattr(source, "get_fdata") and hasattr(source, "affine"):
         array, affine = source.dataobj, source.affine
@@ -116,7 +118,10 @@ def _real(data: Any, what: str) -> NDArray[Any]:
     Raises:
         ScanError: they are something else.
     """
-    values = np.asanyarray(data)
+    try:
+        values: NDArray[Any] = np.asanyarray(data)
+    except ValueError as error:  # rows of different lengths
+        raise ScanError(f"The {what} is not an array; give one number for each voxel.") from error
     if isinstance(values, np.ma.MaskedArray):
         known = "0 where nothing is to be filled" if what == "mask" else "NaN where nothing was measured"
         raise ScanError(f"The {what} is a masked array; give a plain one, with {known}.")
