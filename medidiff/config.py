@@ -85,8 +85,8 @@ def device_name(text: str) -> str:
         ValueError: it is none; whether the machine has it is found out later.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+", text):
-        more = "or, for several GPUs, cuda:N,cuda:M"
-        raise ValueError(f"{shortened(text)} is not a device; use auto, cpu, cuda, cuda:N or mps {more}.")
+        more = "cuda:N, or cuda:N,cuda:M for several GPUs"
+        raise ValueError(f"{shortened(text)} is not a device; use auto, cpu, mps, cuda, {more}.")
     return text
 
 

@@ -69,7 +69,7 @@ class Restoration:
         """Write the restored volume as NIfTI (float32) with its geometry; return the path.
 
         Raises:
-            CannotWrite: if the file cannot be written.
+            CannotWrite: if the file cannot be written, or its name does not end with ``.nii`` or ``.nii.gz``.
         """
         from medidiff.scans import nifti
 

@@ -45,7 +45,7 @@ def test_three_figures_are_one_an_axis() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("device", "tpu", "'tpu' is not a device; use auto, cpu, cuda"),
+        ("device", "tpu", "'tpu' is not a device; use auto, cpu, mps, cuda, cuda:N"),
         ("device", "cuda:0,cpu", "'cuda:0,cpu' is not a device"),
         ("tile", 33, "tile: .*multiple of 8"),
         ("batch", 0, "batch: .*greater than or equal to 1"),

@@ -19,7 +19,7 @@ import medidiff
 from medidiff import bundles, pipelines
 from medidiff.config import ComputeOptions, RestoreOptions
 from medidiff.diffusion.network import MedUNet
-from medidiff.errors import PipelineError, ScanError, UsageError
+from medidiff.errors import CannotWrite, PipelineError, ScanError, UsageError
 from medidiff.inferer import RestorationInferer
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.pipelines import AutoPipeline, DenoisePipeline, InpaintPipeline, PipelineInfo, SuperResolvePipeline
@@ -258,6 +258,17 @@ def test_masked_array_is_refused(pipeline, volume):
     with pytest.raises(ScanError, match="The scan is a masked array; give a plain one, with NaN"):
         pipeline((masked, volume.affine))
     pipeline((masked.filled(np.nan), volume.affine), noise=7)
+
+
+@pytest.mark.parametrize("name", ["o", "o.mgz", "o.txt", "o.hdr", ".nii", "", "."])
+def test_result_is_called_as_a_nifti_file(pipeline, volume, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    restoration = pipeline(volume, noise=7)
+    with pytest.raises(CannotWrite, match=r"is not the name of a NIfTI file; let it end with .nii.gz or .nii"):
+        restoration.save(name)
+    assert not list(tmp_path.iterdir())
+    for good in ("o.nii", "in/O.NII.GZ"):
+        np.testing.assert_array_equal(nib.load(restoration.save(good)).get_fdata(), restoration.mean)
 
 
 def test_file_with_several_volumes_is_refused(pipeline, volume, tmp_path):

@@ -288,8 +288,10 @@ def save_array(array: NDArray[np.float32], affine: NDArray[np.float64], path: Pa
         description: for ``descrip``, ASCII.
 
     Raises:
-        CannotWrite: the file cannot be written.
+        CannotWrite: the file cannot be written, or is not called as a NIfTI file is.
     """
+    if nifti_stem(path.name) is None:
+        raise CannotWrite(f"{str(path)!r} is not the name of a NIfTI file; let it end with .nii.gz or .nii.")
     header = _new_header(array.shape, affine)
     header.set_data_dtype(np.dtype(np.float32))
     save(header, _pieces(array.astype(np.float32, order="F")), path, Derivation("", description, description, ""))
