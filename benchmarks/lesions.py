@@ -352,8 +352,8 @@ def count(blobs: Mask) -> int:
 def search(image: Image, clean: Image, sigma: float, acquisition: Acquisition | None) -> tuple[Mask, Mask]:
     """Voxels at which an image shows a sphere that the truth does not hold: of any shape, and of a sphere's.
 
-    Where lesions have room. For one of the diameters the matched filter's response to the error is that of a detectable lesion (d' and the
-    smallest contrast), the image itself shows it, and the truth shows less than half of it.
+    Where lesions have room. For one of the diameters the matched filter's response to the error is that of a detectable
+    lesion (d' and the smallest contrast), the image itself shows it, and the truth shows less than half of it.
     """
     inside = within(clean)
     error, level = image - clean, ndimage.uniform_filter(clean, 9)
@@ -508,7 +508,8 @@ def document(result: dict[str, Any], listing: str) -> str:
         " clean scan had."
     )
     false = (
-        "On the same volumes without lesions, where lesions have room: blobs whose error responds like a detectable lesion of at least"
+        "On the same volumes without lesions, where lesions have room: blobs whose error responds like a detectable"
+        " lesion of at least"
         f" {100 * CONTRASTS[0]:g} %, correlates with a sphere by at least {ALIKE}, and shows in the image while the"
         " truth shows less than half of it. The same search on the volumes with lesions tells how sharp its eye is. Of"
         " any shape: without the correlation; noise and interpolation make many of them."

@@ -189,11 +189,19 @@ class Restorer(ABC):
             raise UsageError("inpaint needs a mask: a path, a nibabel image, or an array of the scan's shape.")
         if mask is not None and self.task == "denoise":
             raise UsageError("denoise takes no mask; inpaint and superres do.")
-        from medidiff.scans.in_memory import to_hole, to_scan
+        from medidiff.scans import guessed_outside
+        from medidiff.scans.in_memory import blank, to_hole, to_scan
+        from medidiff.scans.volume import Volume
 
         scan = to_scan(source)
         hole = None if mask is None else to_hole(mask, scan)
-        return self.restore(scan.volumes[0], settings, hole=hole)
+        if isinstance(source, Volume):
+            return self.restore(source, settings, hole=hole)
+        if hole is not None and scan.ref.kind == "nifti":
+            scan = guessed_outside(scan, [hole])
+        found = self.restore(scan.volumes[0], settings, hole=hole)
+        gone = blank(scan, hole, found.mean.shape, found.affine)
+        return found if gone is None else found.without(gone)
 
 
 class Pipeline(Restorer):

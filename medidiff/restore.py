@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ class Restoration:
             return None
         return np.asarray(self.mean + np.float32(self.gamma) * (self.samples[0] - self.mean), dtype=np.float32)
 
+    def without(self, gone: NDArray[np.bool_]) -> Restoration:
+        """The same with NaN in some voxels of its images, which the scan holds no finite value of."""
+        mean, *samples = (np.where(gone, np.float32(np.nan), image) for image in (self.mean, *self.samples))
+        return replace(self, mean=mean, samples=tuple(samples))
+
     def save(self, path: str | Path) -> Path:
         """Write the restored volume as NIfTI (float32) with its geometry; return the path.
 
@@ -119,7 +124,7 @@ class Part:
         if self.task != "denoise" or self.options.strength == 1:
             return spread
         added = self.posed.mixed_in(self.options.strength) * np.float32(self.found.scaling.scale**2)
-        return np.sqrt(np.square(spread) + added)
+        return np.asarray(np.sqrt(np.square(spread) + added), dtype=np.float32)
 
     def supplied(self) -> Image:
         """The share of each voxel that the prior supplied."""
@@ -185,7 +190,7 @@ def restore(
         supplied=grid.undo(part.supplied()),
         checks=checks | found.figures,
         verdicts=verdicts,
-        record=record | calibrated(engine.calibration, interval) | _resolved(posed, grid, level) | timed(begin),
+        record=record | calibrated(engine.calibration, interval) | _resolved(posed, grid, level, gap) | timed(begin),
         gamma=options.gamma,
         volume=volume,
     )
@@ -219,6 +224,7 @@ def untouched(volume: Volume, options: RestoreOptions, found: Survey, record: di
     """The scan itself, in which nothing was found to remove."""
     nothing = np.broadcast_to(np.float32(0), volume.array.shape)
     samples = (volume.array,) * options.samples
+    record = record | calibrated(uncertainty.Calibration(), None) | {"network_gain": 0.0, "data_consistency": "exact"}
     return Restoration(
         volume.array, volume.affine, nothing, samples, nothing, found.figures, (), record, options.gamma, volume
     )
@@ -237,12 +243,12 @@ def _kept(
         return None
     if gap is not None:
         return ~gap
-    return untouchable(noise.fluctuating(unit), None if volume.valid is None else grid.apply(volume.valid))
+    return untouchable(noise.still(unit), None if volume.valid is None else grid.apply(volume.valid))
 
 
-def untouchable(noisy: NDArray[np.bool_], measured: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def untouchable(still: NDArray[np.bool_], measured: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     """What denoising leaves as it is: where nothing fluctuates, and where nothing was measured."""
-    return ~noisy if measured is None else ~(noisy & measured)
+    return still if measured is None else still | ~measured
 
 
 def _difficulty(task: Task, posed: posing.Posed, percent: float) -> float:
@@ -343,7 +349,9 @@ def calibrated(known: uncertainty.Calibration, interval: uncertainty.Interval | 
     }
 
 
-def _resolved(posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstimate) -> dict[str, Any]:
+def _resolved(
+    posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstimate, gap: NDArray[np.bool_] | None
+) -> dict[str, Any]:
     """What became of the options: the factors of super-resolution, the hole."""
     found: dict[str, Any] = {
         "data_consistency": "exact" if level.sigma == 0 or posed.problem.support is not None else "statistical",
@@ -357,8 +365,8 @@ def _resolved(posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstima
             "profile": [None if axis.trivial else axis.profile for axis in axes],
             "profile_width": [None if axis.trivial else round(axis.width, 6) for axis in axes],
         }
-    if posed.problem.support is not None:
-        found["filled_voxels"] = int(posed.problem.support.sum())
+    if posed.problem.support is not None and gap is not None:
+        found["filled_voxels"] = int(gap.sum())
         found["symmetry"] = None if posed.symmetry is None else round(posed.symmetry, 4)
     return found
 

@@ -16,7 +16,14 @@ from medidiff.physics.tasks import SMALLEST_SIGMA
 from medidiff.scans import geometry
 from medidiff.scans.volume import Volume
 
+HEAD_TO_FOOT = 2  # of the model's axes
 _CREDIBLE = 1.5  # times the strongest noise of training: an estimate beyond is more likely texture
+
+_UNNOTICED = 3.0  # percent of noise: calibration saw less, in the scans that it made coarse
+_KEPT = (
+    "The scan's noise, about {:.2g} percent, is kept as if it were detail, and the uncertainty does not count it;"
+    " --noise auto takes it away."
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ def survey(
 def voxels_of(volume: Volume, grid: geometry.Grid) -> posing.Voxels:
     """What the header says of the voxels, along the model's axes."""
     acquired = None if volume.slice_axis is None else grid.axis(volume.slice_axis)
-    return posing.Voxels(grid.spacing, grid.axis(2), acquired, volume.thickness)
+    stored = HEAD_TO_FOOT if volume.modality == "CT" else grid.axis(2)
+    return posing.Voxels(grid.spacing, stored, acquired, volume.thickness)
 
 
 def _noise(
@@ -85,7 +93,10 @@ def _noise(
     task: Task,
     engine: Engine,
 ) -> tuple[noise.NoiseEstimate, list[str]]:
-    """The noise to be removed, less than 0.01 percent is none; and a warning where an estimate lies so far beyond training that it is cut."""
+    """The noise to be removed, less than 0.01 percent being none, and a warning where it stays.
+
+    Be it that refining keeps it, or that an estimate lies so far beyond training that it is cut.
+    """
     asked = options.noise
     if asked is None:  # refining and filling keep what was measured exactly unless they are asked to remove noise
         asked = "auto" if task == "denoise" else 0.0
@@ -96,6 +107,9 @@ def _noise(
         level = noise.of_scan(unit, modality, stack, sigma=0.0)
     percent = 100 * level.sigma / scaling.bright
     most = math.inf if engine.noise_range is None else _CREDIBLE * engine.noise_range[1]
+    if options.noise is None and task == "superres":
+        kept = 100 * noise.of_scan(unit, modality, stack).sigma / scaling.bright
+        return level, [_KEPT.format(kept)] if kept > _UNNOTICED else []
     if asked != "auto" or percent <= most:
         return level, []
     warning = (

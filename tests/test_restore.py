@@ -222,7 +222,7 @@ def test_tiles_and_batches_change_nothing(mr, tile, batch):
     assert done[-1] == total[0]
 
 
-@pytest.mark.parametrize(("samples", "steps", "evaluations"), [(0, 8, 1), (1, 8, 8), (3, 4, 10), (2, 1, 1)])
+@pytest.mark.parametrize(("samples", "steps", "evaluations"), [(0, 8, 1), (1, 8, 8), (3, 4, 10), (2, 2, 3)])
 def test_progress_counts_every_evaluation_of_the_network(mr, samples, steps, evaluations):
     calls: list[tuple[int, int]] = []
     network = Constant()
@@ -249,6 +249,38 @@ def test_the_mean_is_over_mirror_images_and_samples_start_from_it(mr):
     assert float(np.abs(best.samples[0] - plain.samples[0]).mean()) > 0.1 * moved.mean()  # the same noise
     fast = run(mr, Local(), noise=8.0, preset="fast")
     np.testing.assert_array_equal(fast.mean, plain.mean)
+
+
+def test_a_background_of_one_value_stays_to_its_last_voxel(mr):
+    inside = ball(mr.array.shape) > 0.5
+    masked = replace(mr, array=np.where(inside, mr.array, np.float32(0)))
+    result = run(masked, Local())
+    np.testing.assert_array_equal(result.mean[~inside], 0)
+    assert (result.mean[inside] != masked.array[inside]).mean() > 0.99
+
+
+def test_where_nothing_is_taken_away_the_record_says_what_the_map_is(mr):
+    result = run(mr, noise=0.0, samples=1)
+    np.testing.assert_array_equal(result.mean, mr.array)
+    assert not result.std.any()
+    known = {key: result.record[key] for key in ("interval", "network_gain", "data_consistency")}
+    assert known == {
+        "interval": {"level": 0.9, "quantile": None, "calibrated": False, "volumes": 0},
+        "network_gain": 0.0,
+        "data_consistency": "exact",
+    }
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (0, 2, 1)])
+def test_slices_of_ct_lie_from_head_to_foot_however_they_are_stored(order):
+    """Its noise has another texture in the slices than across."""
+    clean = 1100 * ball((36, 32, 24)) - 1000
+    noise = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal(clean.shape), (0.8, 0.8, 0))
+    volume = Volume((clean + 40 * noise / noise.std()).astype(np.float32), AFFINE, "CT", "HU")
+    turned = replace(volume, array=np.ascontiguousarray(volume.array.transpose(order)), affine=AFFINE[:, [*order, 3]])
+    found, expected = (run(each, Local()) for each in (turned, volume))
+    assert found.record["noise_sigma"] == expected.record["noise_sigma"]
+    np.testing.assert_array_equal(found.mean, expected.mean.transpose(order))
 
 
 def test_given_noise_is_percent_of_the_bright_level(mr):

@@ -333,6 +333,34 @@ def test_noise_of_a_thick_slice_scan_does_not_come_back():
         assert np.abs((soft - truth).mean()) < 0.05 * sigma  # and the Rician bias is gone
 
 
+@pytest.mark.parametrize("percent", [0.02, 0.3, 3.0])
+@pytest.mark.parametrize("modality", ["MR", "PT"])
+def test_noisy_slices_are_explained_as_far_as_their_noise_allows(modality, percent):
+    """Whatever the network says, down to no noise, and with the ringing below zero that the data ask for."""
+    shape = (24, 24, 12)
+    clean = 800 * ball(shape)
+    volume = Volume(magnitude(clean, 8 * percent) if modality == "MR" else clean.astype(np.float32), THICK, modality)
+    options = {"task": "superres", "factor": (1, 1, 3), "samples": 1, "steps": 3}
+    result = run(volume, Wild(), noise=percent, **options)
+    sigma = result.record["noise_sigma"]
+    for image in (result.mean, *result.samples):
+        away = measured_again(result, image, "gaussian") - volume.array
+        assert float(np.sqrt(np.square(away).mean())) < 2 * sigma
+    assert not [verdict for verdict in result.verdicts if "not kept" in verdict]
+    assert float(result.mean.min()) < 0
+    nothing, less_than_counts = (run(volume, Local(), noise=level, **options) for level in (0.0, 0.001))
+    np.testing.assert_array_equal(nothing.mean, less_than_counts.mean)
+
+
+def test_noise_that_is_kept_is_told():
+    volume = Volume(magnitude(800 * ball((40, 36, 30)), 60), THICK, "MR")
+    (warning,) = run(volume, task="superres", factor=(1, 1, 2)).record["warnings"]
+    percent = float(warning.split("about ")[1].split()[0])
+    assert percent == pytest.approx(run(volume).record["noise_percent"], rel=0.05)
+    for noise in ("auto", 0.0):  # taken away, or kept because the user says so
+        assert run(volume, task="superres", factor=(1, 1, 2), noise=noise).record["warnings"] == []
+
+
 @pytest.mark.parametrize("task", ["superres", "inpaint"])
 def test_gamma_lies_on_the_line_from_mean_to_sample(task):
     more = {"task": task, "hole": HOLE if task == "inpaint" else None, "samples": 2, "steps": 3}
@@ -422,6 +450,35 @@ def test_unmeasured_voxels(filling):
     assert np.isfinite(a.mean).all()
     assert a.checks == b.checks
     assert a.checks["data_residual"] <= 1e-5
+
+
+def test_what_was_not_measured_amid_the_scan_is_a_hole_to_super_resolution():
+    gone = box((21, 18, 11), (8, 11), (7, 10), (4, 6))
+    volume = scan()
+    blind = replace(volume, array=np.where(gone, np.float32(0), volume.array), valid=~gone)
+    options = {"task": "superres", "factor": (1, 1, 2)}
+    found, masked = run(blind, Local(), **options), run(volume, Local(), hole=gone, **options)
+    np.testing.assert_array_equal(found.mean, masked.mean)
+    np.testing.assert_array_equal(found.supplied, masked.supplied)
+    around = scan((25, 22, 15))  # what lies about the scan is background, as before
+    edge = ~box((25, 22, 15), (2, 23), (2, 20), (2, 13))
+    background = np.where(edge, around.array[~edge].min(), around.array)
+    found, plain = (run(replace(around, array=background, valid=valid), Local(), **options) for valid in (~edge, None))
+    np.testing.assert_allclose(found.mean, plain.mean, atol=1e-3)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_was_not_measured_beside_a_hole_is_no_rim_of_it(dims):
+    volume = scan()
+    beside = box((21, 18, 11), (13, 16), (5, 12), (3, 8))
+    blind = replace(volume, array=np.where(beside, np.float32(0), volume.array), valid=~beside)
+    network = Local(dims)
+    found = run(blind, network, task="inpaint", hole=HOLE)
+    both = run(volume, network, task="inpaint", hole=HOLE | beside)
+    np.testing.assert_allclose(found.mean[HOLE], both.mean[HOLE], atol=1e-2)
+    np.testing.assert_array_equal(found.mean[~HOLE], blind.array[~HOLE])
+    assert found.record["filled_voxels"] == int(HOLE.sum())
+    assert not found.std[~HOLE].any()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

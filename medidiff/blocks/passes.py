@@ -27,7 +27,7 @@ from medidiff.survey import Survey
 # voxels that the classical base looks around itself (21 and 45), as multiples of two steps of its references: the
 # chessboard of its groups lies alike in all windows
 REACH, ALIKE = {3: 24, 2: 48}, 8
-SPREAD_REACH = 4  # voxels that the deviation of samples is smoothed over
+SPREAD_REACH = 8  # voxels: of the smoothing of the deviation of samples 4, to tell what lies still 7
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Work:
         """The core of a block that was posed in its window."""
         inside = _image_box(block.inside, posed.planes)
         core = replace(posed, problem=_cropped(posed.problem, inside), unit=posed.unit[block.inside], box=block.core)
-        keep = untouchable(noise.fluctuating(posed.unit)[block.inside], self.source.measured(block.core))
+        keep = untouchable(noise.still(posed.unit)[block.inside], self.source.measured(block.core))
         return Part("denoise", core, self.source.read(block.core), keep, self.found, self.options)
 
     def ask(self, block: Block, state: str | None, theta: float) -> tuple[Part, Tensor, Tensor]:

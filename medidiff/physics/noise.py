@@ -51,6 +51,7 @@ _ENOUGH = 400_000  # coefficients that give sigma to 0.2 %
 _BLOCK, _FEWEST_BLOCKS, _ENOUGH_BLOCKS = 8, 20, 1000  # voxels an edge; blocks that a percentile needs
 _MIDDLE = 160  # voxels: edge of the part of the scan that correlations are measured on
 _STEP = 1 / 256  # of a table, sigma
+_RIM = 5  # voxels that it is reached through
 _FEWEST = 64  # coefficients that a standard deviation is worth computing from
 
 
@@ -278,7 +279,7 @@ def _middle(
     return np.concatenate(bands), np.concatenate(within)
 
 
-def fluctuating(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+def fluctuating(values: NDArray[np.float32] | NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Where a voxel differs from a neighbour along an axis; masked and padded regions have no fluctuation at all."""
     varying = np.zeros(values.shape, dtype=np.bool_)
     for axis in range(values.ndim):
@@ -288,6 +289,27 @@ def fluctuating(values: NDArray[np.float32]) -> NDArray[np.bool_]:
         varying[low] |= step
         varying[high] |= step
     return varying
+
+
+def still(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where nothing fluctuates: voxels that equal all their neighbours, and to its rim what a mask set to one value.
+
+    The rim is reached from voxels whose neighbours all equal theirs too: few levels of grey are not so by chance.
+    """
+    alike = ~fluctuating(values)
+    found = alike & ~fluctuating(alike)
+    if not found.any():
+        return alike
+    edges = []
+    for axis in range(values.ndim):
+        low = (*(slice(None),) * axis, slice(None, -1))
+        high = (*(slice(None),) * axis, slice(1, None))
+        edges.append((low, high, values[low] == values[high]))
+    for _ in range(_RIM):
+        for low, high, equal in edges:
+            found[high] |= found[low] & equal
+            found[low] |= found[high] & equal
+    return found | alike
 
 
 def _filtered(shape: tuple[int, ...]) -> list[int]:

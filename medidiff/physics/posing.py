@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from medidiff.config import RestoreOptions, Task
@@ -36,7 +37,7 @@ class Voxels:
 
     Attributes:
         spacing: millimetres along each axis.
-        stack: axis along which slices were stored.
+        stack: axis along which slices were stored; of CT from head to foot, as its slices are acquired.
         slice_axis: axis along which slices were acquired; ``None`` when not known.
         thickness: of the slices in millimetres; ``None`` when not known.
     """
@@ -188,7 +189,7 @@ def pose(
     if planes is not None and hole is not None and hole.all(axis=tuple(_in_plane(range(3), planes))).any():
         raise ScanError("The mask covers whole slices, which a pipeline for 2-D images cannot fill; choose a 3-D one.")
     if task == "superres":
-        return _superresolve(unit, voxels, level, hole, options, planes)
+        return _superresolve(unit, voxels, level, _gaps(hole, measured), options, planes)
     spacing = torch.tensor([_in_plane(voxels.spacing, planes)])
     sigma, texture = _sigma(level, unit.shape), _texture(level, planes)
     if task == "denoise":
@@ -199,8 +200,9 @@ def pose(
         raise UsageError("Inpainting needs a mask that says which voxels to fill.")
     box = _around(hole)
     quiet = None if level.sigma == 0 else _batch(sigma[box], planes)
-    across, symmetry = _across(unit, hole, ~hole if measured is None else measured, voxels.spacing, box, planes)
-    images = _batch(unit[box], planes), _batch(hole[box], planes)
+    seen = ~hole if measured is None else measured
+    across, symmetry = _across(unit, hole, seen, voxels.spacing, box, planes)
+    images = _batch(unit[box], planes), _batch(_unknown(hole[box], seen[box], planes), planes)
     problem = tasks.inpaint(*images, spacing, sigma=quiet, law=level.law, texture=texture, across=across)
     return Posed(problem, planes, unit, box, None, KAPPA[task], symmetry)
 
@@ -236,6 +238,30 @@ def _superresolve(
         hole=None if hole is None else _batch(hole, planes),
     )
     return Posed(problem, planes, unit, tuple(slice(0, n) for n in acquisition.fine), acquisition, KAPPA["superres"])
+
+
+def _gaps(hole: Mask | None, measured: Mask | None) -> Mask | None:
+    """The hole, and what else was not measured in the midst of what was; what lies around it is background."""
+    if measured is None:
+        return hole
+    missing = ~measured if hole is None else ~(measured | hole)
+    labels, count = ndimage.label(missing.squeeze())
+    inside = np.ones(count + 1, dtype=np.bool_)
+    inside[0] = False
+    for axis in range(labels.ndim):
+        for face in (0, -1):
+            inside[labels.take(face, axis=axis)] = False
+    enclosed = np.asarray(inside[labels], dtype=np.bool_).reshape(missing.shape)
+    if not enclosed.any():
+        return hole
+    return enclosed if hole is None else hole | enclosed
+
+
+def _unknown(hole: Mask, measured: Mask, planes: int | None) -> Mask:
+    """The hole and what else was not measured, unless nothing else was: no part of the hole's rim."""
+    unknown = ~measured
+    axes = tuple(range(3)) if planes is None else tuple(_in_plane(range(3), planes))
+    return np.where(unknown.all(axis=axes, keepdims=True), hole, unknown)
 
 
 def _across(

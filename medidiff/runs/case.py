@@ -111,6 +111,8 @@ def finish(
     refuse_irregular(scan, config)
     formats.refuse_unfit(scan, config)
     wanted = holes.find(scan, config)
+    if scan.ref.kind == "nifti":
+        scan = scans.guessed_outside(scan, wanted.of(scan))
     times.append(time.perf_counter())
     pipeline = restorer.choose(max(scan.volumes, key=lambda volume: volume.array.size))
     restored = restore_volumes(scan, wanted, config, pipeline, partial(reporter.progress, case))
@@ -210,11 +212,6 @@ class Result:
         return unique(text for each in self.volumes for text in each.record.get("warnings", ()))
 
     @property
-    def fillable(self) -> tuple[NDArray[np.bool_], ...] | None:
-        """Where voxels are written although they were not measured; on a finer grid all are written anyway."""
-        return self.holes.arrays if self.affines is None else None
-
-    @property
     def kinds(self) -> tuple[Kind, ...]:
         """The formats of the result."""
         return self.config.kinds(self.scan.ref.kind)
@@ -285,7 +282,7 @@ def write_image(
 ) -> tuple[Path, ...]:
     """Write the volumes of an image, in the first of the result's formats if no other is named."""
     kind = kind or result.kinds[0]
-    return scans.write(result.scan, arrays, path, label, result.affines, result.fillable, kind)
+    return scans.write(result.scan, arrays, path, label, result.affines, result.holes.arrays, kind)
 
 
 def write_sample(result: Result, written: list[Path]) -> None:

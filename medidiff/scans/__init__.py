@@ -29,6 +29,7 @@ __all__ = [
     "Volume",
     "as_nifti",
     "check_finer",
+    "guessed_outside",
     "layout",
     "lost_in_nifti",
     "mask_hash",
@@ -88,6 +89,13 @@ def on_disk(scan: Scan) -> bool:
     from medidiff.scans import nifti_mapped
 
     return isinstance(scan.source, nifti_mapped.MappedSource)
+
+
+def guessed_outside(scan: Scan, holes: Sequence[NDArray[np.bool_] | None]) -> Scan:
+    """A NIfTI scan whose modality is guessed without its holes, one a volume; see ``nifti.guessed_outside``."""
+    from medidiff.scans import nifti
+
+    return nifti.guessed_outside(scan, holes)
 
 
 def write(

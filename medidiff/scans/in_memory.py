@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from medidiff.errors import ScanError, UsageError
 from medidiff.scans import open_scan, read_mask
-from medidiff.scans.nifti import guess_modality, kind_of
+from medidiff.scans.nifti import guess_modality, kind_of, units_of
+from medidiff.scans.regrid import regrid
 from medidiff.scans.volume import Scan, ScanRef, Volume
 
 if TYPE_CHECKING:
@@ -85,6 +86,24 @@ def hole_of(mask: Any, volume: Volume, affine: NDArray[np.float64] | None = None
     return hole
 
 
+def blank(
+    scan: Scan, hole: NDArray[np.bool_] | None, shape: tuple[int, ...], affine: NDArray[np.float64]
+) -> NDArray[np.bool_] | None:
+    """Voxels of a result whose nearest voxel in the scan held no finite value and was not filled; ``None`` for none.
+
+    Args:
+        scan: of one volume, as ``to_scan`` gives it.
+        hole: what was filled.
+        shape: of the result.
+        affine: of the result.
+    """
+    volume = scan.volumes[0]
+    if scan.ref.kind != "nifti" or volume.valid is None:
+        return None
+    gone = ~volume.valid if hole is None else ~(volume.valid | hole)
+    return gone if gone.shape == shape else regrid(volume, shape, affine).spread(gone)
+
+
 def _volume(source: Any) -> Volume:
     """The volume of a nibabel image or of an (array, affine) pair."""
     if isinstance(source, tuple):
@@ -108,8 +127,7 @@ def _volume(source: Any) -> Volume:
         raise ScanError("The array holds no finite value.")
     filled = np.where(valid, values, np.float32(0))
     modality = guess_modality(filled)
-    units = "HU" if modality == "CT" else "a.u."
-    return Volume(filled, _numbers(affine), modality, units, valid=None if valid.all() else valid)
+    return Volume(filled, _numbers(affine), modality, units_of(modality), valid=None if valid.all() else valid)
 
 
 def _real(data: Any, what: str) -> NDArray[Any]:

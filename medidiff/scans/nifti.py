@@ -72,7 +72,7 @@ def read(ref: ScanRef) -> Scan:
             blind += int(finite.size - np.count_nonzero(finite))
             array = np.where(finite, array, np.float32(0))
         modality = modality or guess_modality(array)
-        units = "HU" if modality == "CT" else "a.u."
+        units = units_of(modality)
         affine = np.asarray(source.header.get_best_affine(), dtype=np.float64)
         slice_axis = source.header.get_dim_info()[2]
         volumes.append(Volume(array, affine, modality, units, label, valid, slice_axis))
@@ -83,7 +83,7 @@ def read(ref: ScanRef) -> Scan:
 
 def notes_on(blind: int, header: Any) -> tuple[str, ...]:
     """What the user should know of a file in which ``blind`` voxels hold no finite value."""
-    notes = [f"{blind} voxels are NaN or infinite and stay as they are."] if blind else []
+    notes = [f"{blind} voxels are NaN or infinite and stay as they are, unless a mask covers them."] if blind else []
     return (*notes, *two_sizes(header))
 
 
@@ -349,6 +349,23 @@ def guess_modality(array: NDArray[np.float32]) -> str:
     """
     lowest, highest = float(array.min()), float(array.max())
     return "CT" if CT_AIR[0] <= lowest <= CT_AIR[1] and highest > CT_TISSUE else "MR"
+
+
+def guessed_outside(scan: Scan, holes: Sequence[NDArray[np.bool_] | None]) -> Scan:
+    """A scan whose modality, a guess, is guessed again without its holes: what they hold does not matter."""
+    pairs = zip(scan.volumes, holes, strict=True)
+    seen = (volume.array if hole is None else volume.array[~hole] for volume, hole in pairs)
+    first = next((values for values in seen if values.size), None)
+    if first is None or all(hole is None for hole in holes):
+        return scan
+    modality = guess_modality(first)
+    units = units_of(modality)
+    return replace(scan, volumes=tuple(replace(volume, modality=modality, units=units) for volume in scan.volumes))
+
+
+def units_of(modality: str) -> str:
+    """The unit of a NIfTI file's values."""
+    return "HU" if modality == "CT" else "a.u."
 
 
 def read_values(path: Path) -> tuple[list[NDArray[np.float32]], NDArray[np.float64]]:

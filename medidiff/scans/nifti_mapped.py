@@ -68,9 +68,8 @@ def read(ref: ScanRef, folder: Path) -> Scan:
     if blind == math.prod(spatial) * len(targets):
         raise ScanError(f"{ref.path} holds no finite value (all voxels are NaN or infinite); check the file.")
     modality = nifti.guess_modality(np.array(targets[0].extent, dtype=np.float32))
-    units = "HU" if modality == "CT" else "a.u."
     volumes = (
-        Volume(target.array, affine, modality, units, label, target.valid, slice_axis)
+        Volume(target.array, affine, modality, nifti.units_of(modality), label, target.valid, slice_axis)
         for target, label in zip(targets, labels, strict=True)
     )
     return Scan(ref, tuple(volumes), source, nifti.notes_on(blind, source.header))

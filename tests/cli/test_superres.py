@@ -56,6 +56,20 @@ def test_dicom_series_from_end_to_end(sample_data: Path, tmp_path: Path, capsys:
     assert outputs["supplied"] == f"{restored.name}_supplied.nii.gz"
 
 
+def test_voxels_without_a_value_are_written_where_a_mask_covers_them(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(100, 9, (8, 7, 6)).astype(np.float32)
+    masked, gone = np.zeros(values.shape, np.uint8), values.copy()
+    masked[2:4, 2:4, 2:4] = 1
+    gone[2:4, 2:4, 2:5] = np.nan
+    for name, array in (("t1", gone), ("mask", masked)):
+        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 3, 1])), tmp_path / f"{name}.nii")
+    assert (
+        superres(tmp_path / "t1.nii", "-o", tmp_path / "o", "--factor", "1,1,2", "--mask", tmp_path / "mask.nii") == 0
+    )
+    found = np.isfinite(nib.load(tmp_path / "o" / "t1_superres.nii.gz").get_fdata())
+    np.testing.assert_array_equal(found, np.isfinite(gone).repeat(2, axis=2) | (masked > 0).repeat(2, axis=2))
+
+
 def test_flags_reach_the_settings(scan: Write, tmp_path: Path) -> None:
     source, out = scan(tmp_path / "t1.nii.gz"), tmp_path / "out"
     assert superres(source, "-o", out, "--spacing", "1", "--profile", "box", "--noise", "0") == 0

@@ -133,6 +133,17 @@ def test_map_only_when_asked_and_only_of_wide_scans(add_noise):
     assert noise.estimate(noisy[:, :40], "gaussian").map is None
 
 
+def test_what_lies_still_ends_where_values_do():
+    values = np.zeros((12, 12, 12), np.float32)
+    values[4:8, 4:8, 4:8] = np.arange(1, 65).reshape(4, 4, 4)
+    np.testing.assert_array_equal(noise.still(values), values == 0)
+    rounded = (
+        np.random.default_rng(0).integers(0, 3, (20, 20, 20)).astype(np.float32)
+    )  # equal by chance, here and there
+    assert noise.still(rounded).mean() < 0.01
+    assert noise.still(np.ones((3, 1, 1), np.float32)).all()
+
+
 def test_fluctuating_marks_both_sides_of_a_step():
     values = np.zeros((5, 4, 3), dtype=np.float32)
     values[2, 1, 1] = 1
