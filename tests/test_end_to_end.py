@@ -170,3 +170,13 @@ def test_super_resolved_file_measured_again_is_the_scan(bundle, tmp_path, dtype,
         old, new = (m @ [*end, 1] for m, end in zip((AFFINE, image.affine), ends, strict=True))
         np.testing.assert_allclose(new, old, atol=1e-4)
     assert image.get_data_dtype() == np.dtype(dtype)
+
+
+def test_where_no_noise_is_taken_away_the_map_of_zeros_says_so(bundle, tmp_path):
+    source = save(tmp_path / "scan.nii", content("int16"))
+    restore(bundle, source, tmp_path / "out", uncertainty=True, restore={"noise": 0.0})
+    (volume,) = json.loads((tmp_path / "out" / "scan_denoised.json").read_text())["volumes"]
+    assert volume["uncertainty"]["meaning"].startswith("zero: no noise was taken away")
+    assert volume["uncertainty"]["quantile"] is None
+    assert stored(tmp_path / "out" / "scan_denoised.nii.gz").tobytes() == content("int16").tobytes()
+    assert not nib.load(tmp_path / "out" / "scan_denoised_uncertainty.nii.gz").get_fdata().any()

@@ -190,10 +190,10 @@ def test_number_of_samples_is_kept_where_there_is_nothing_to_do():
 def test_masked_background_comes_back_to_the_last_bit(mr, modality):
     array = np.where(ball() > 0.5, mr.array, np.float32(0 if modality == "MR" else -1000))
     result = run(replace(mr, array=array, modality=modality), Local(), samples=2, steps=2)
-    inside = ndimage.binary_dilation(ball() > 0.5)
+    inside = ball() > 0.5
     for image in (result.mean, *result.samples):
         np.testing.assert_array_equal(image[~inside], array[~inside])
-        assert (image[ball() > 0.5] != array[ball() > 0.5]).mean() > 0.99
+        assert (image[inside] != array[inside]).mean() > 0.99
     assert not result.std[~inside].any()
 
 
@@ -249,14 +249,6 @@ def test_the_mean_is_over_mirror_images_and_samples_start_from_it(mr):
     assert float(np.abs(best.samples[0] - plain.samples[0]).mean()) > 0.1 * moved.mean()  # the same noise
     fast = run(mr, Local(), noise=8.0, preset="fast")
     np.testing.assert_array_equal(fast.mean, plain.mean)
-
-
-def test_a_background_of_one_value_stays_to_its_last_voxel(mr):
-    inside = ball(mr.array.shape) > 0.5
-    masked = replace(mr, array=np.where(inside, mr.array, np.float32(0)))
-    result = run(masked, Local())
-    np.testing.assert_array_equal(result.mean[~inside], 0)
-    assert (result.mean[inside] != masked.array[inside]).mean() > 0.99
 
 
 def test_where_nothing_is_taken_away_the_record_says_what_the_map_is(mr):

@@ -125,13 +125,16 @@ def describe_volume(volume: Volume, restored: Restored) -> dict[str, Any]:
         "record": restored.record,
         "guard": {"verdicts": list(restored.verdicts), "figures": restored.checks},
     }
-    return tree if restored.std is None else tree | {"uncertainty": interval(restored.record.get("interval") or {})}
+    return tree if restored.std is None else tree | {"uncertainty": interval(restored.record)}
 
 
-def interval(found: dict[str, Any]) -> dict[str, Any]:
-    """What the uncertainty map means; ``found`` holds level, quantile, calibrated and volumes, as far as known."""
+def interval(record: dict[str, Any]) -> dict[str, Any]:
+    """What the uncertainty map means: level, quantile, calibrated and volumes, as far as known, and a sentence."""
+    found = record.get("interval") or {}
     quantile = found.get("quantile")
-    if not found.get("calibrated") or quantile is None:
+    if record.get("task") == "denoise" and record.get("noise_sigma") == 0:
+        meaning = "zero: no noise was taken away, and what the scan holds of it is not counted"
+    elif not found.get("calibrated") or quantile is None:
         meaning = "the standard deviation that the network expects; it was not compared with true errors for this task"
     else:
         meaning = (
