@@ -367,6 +367,7 @@ def _resolved(
         }
     if posed.problem.support is not None and gap is not None:
         found["filled_voxels"] = int(gap.sum())
+    if gap is not None:
         found["symmetry"] = None if posed.symmetry is None else round(posed.symmetry, 4)
     return found
 

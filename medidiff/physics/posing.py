@@ -189,7 +189,7 @@ def pose(
     if planes is not None and hole is not None and hole.all(axis=tuple(_in_plane(range(3), planes))).any():
         raise ScanError("The mask covers whole slices, which a pipeline for 2-D images cannot fill; choose a 3-D one.")
     if task == "superres":
-        return _superresolve(unit, voxels, level, _gaps(hole, measured), options, planes)
+        return _superresolve(unit, voxels, level, _gaps(hole, measured), options, planes, measured)
     spacing = torch.tensor([_in_plane(voxels.spacing, planes)])
     sigma, texture = _sigma(level, unit.shape), _texture(level, planes)
     if task == "denoise":
@@ -214,6 +214,7 @@ def _superresolve(
     hole: Mask | None,
     options: RestoreOptions,
     planes: int | None,
+    measured: Mask | None,
 ) -> Posed:
     acquisition = resolution.plan(
         unit.shape,
@@ -228,6 +229,10 @@ def _superresolve(
         raise ScanError("A pipeline for 2-D images refines slices in their plane; give a --factor of 1 across them.")
     fine = [size / axis.factor for size, axis in zip(voxels.spacing, acquisition.axes, strict=True)]
     seen = acquisition if planes is None else Acquisition(tuple(_in_plane(acquisition.axes, planes)))
+    everywhere, across, symmetry = tuple(slice(0, n) for n in unit.shape), None, None
+    if hole is not None:
+        known = ~hole if measured is None else measured
+        across, symmetry = _across(unit, hole, known, voxels.spacing, everywhere, planes)
     problem = tasks.superresolve(
         _batch(unit, planes),
         seen,
@@ -236,8 +241,10 @@ def _superresolve(
         law=level.law,
         texture=_texture(level, planes),
         hole=None if hole is None else _batch(hole, planes),
+        across=across,
     )
-    return Posed(problem, planes, unit, tuple(slice(0, n) for n in acquisition.fine), acquisition, KAPPA["superres"])
+    box = tuple(slice(0, n) for n in acquisition.fine)
+    return Posed(problem, planes, unit, box, acquisition, KAPPA["superres"], symmetry)
 
 
 def _gaps(hole: Mask | None, measured: Mask | None) -> Mask | None:

@@ -223,6 +223,7 @@ def superresolve(
     law: Law = "gaussian",
     texture: Texture | None = None,
     hole: Tensor | None = None,
+    across: Tensor | None = None,
 ) -> Problem:
     """Pose super-resolution, ``y = A x + n``, with or without noise, with or without a hole: one problem.
 
@@ -238,11 +239,12 @@ def superresolve(
         law: of the noise.
         texture: of the noise.
         hole: boolean (B, *coarse): voxels that were not measured.
+        across: the reflection of ``measured``, see ``holes.mirrored``; ``None`` where it is not symmetric.
     """
     data, trusted, damping, credible = measured, None, 0.0, math.inf
     factors = torch.tensor([axis.factor for axis in acquisition.axes]).to(spacing)
     if hole is not None:
-        data = holes.fill(measured, hole, spacing * factors)
+        data = holes.fill(measured, hole, spacing * factors, across)
         trusted = (~hole).to(data.dtype)
     best, error = data, torch.zeros_like(data)
     if sigma is not None:
