@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ def read_mask(path: Path, scan: Scan) -> Mask:
     Args:
         path: a NIfTI file, a DICOM segmentation, a folder that holds one segmentation of the series, or a folder of
             masks named like the scans: for ``sub/t1w.nii.gz`` it is ``sub/t1w.nii.gz`` or ``sub/t1w_mask.nii.gz`` in
-            the folder, or the same without ``sub``; or named as BIDS asks, see `bids.masks_in`.
+            the folder, or the same without ``sub``; or named as BIDS asks, see `bids.masks_in`. The folders of a scan
+            in a BIDS dataset are also those below the dataset, whatever part of it is the input.
         scan: the case.
 
     Returns:
@@ -112,7 +113,7 @@ def find_mask(path: Path, ref: ScanRef) -> Path:
         raise UsageError(f"The mask {path} does not exist.")
     if not path.is_dir():
         return path
-    for place in dict.fromkeys((path / ref.relative.parent, path)):
+    for place in _places(path, ref):
         named = [file for file in _names(place, ref) if _belongs(file, path) and not _is_source(file, ref)]
         if named:
             return _only(named, path, ref)
@@ -126,6 +127,13 @@ def find_mask(path: Path, ref: ScanRef) -> Path:
     if len(segmentations) == 1 and ref.kind == "nifti":
         return segmentations[0][0]
     raise UsageError(f"{path} holds no mask for {ref.relative.as_posix()}; call it {ref.stem}_mask.nii.gz.")
+
+
+def _places(folder: Path, ref: ScanRef) -> Iterable[Path]:
+    """Where below a folder of masks that of a case may lie: as below the input, as in its BIDS dataset, or on top."""
+    root = bids.root_of(ref.path) if ref.kind == "nifti" else None
+    of_dataset = () if root is None else (folder / bids.inside(ref.path, root).parent,)
+    return dict.fromkeys((folder / ref.relative.parent, *of_dataset, folder))
 
 
 def _names(folder: Path, ref: ScanRef) -> list[Path]:

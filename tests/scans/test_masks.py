@@ -162,6 +162,17 @@ def test_a_scan_is_not_its_own_mask(tmp_path):
         read_mask(tmp_path, scan)
 
 
+@pytest.mark.parametrize("given", [".", "sub-01", "sub-01/anat", "sub-01/anat/sub-01_T1w.nii.gz"])
+def test_a_dataset_of_masks_serves_whatever_part_of_the_dataset_is_the_input(tmp_path, given):
+    save(tmp_path / "sub-01/anat/sub-01_T1w.nii.gz", np.arange(1, 121, dtype=np.int16).reshape(6, 5, 4))
+    (tmp_path / "dataset_description.json").write_text("{}")
+    lesions = tmp_path / "derivatives" / "lesions"
+    save(lesions / "sub-02/anat/sub-02_label-lesion_mask.nii.gz", box())
+    path = save(lesions / "sub-01/anat/sub-01_label-lesion_mask.nii.gz", box())
+    (case,) = find_scans([tmp_path / given]).cases
+    assert read_mask(lesions, read(case)).files == (path,)
+
+
 # ---------------------------------------------------------------------------------------------------- segmentations
 
 
