@@ -60,7 +60,7 @@ def settings(task: Task, flags: dict[str, Any], given: Set[str]) -> RunConfig:
     tree = as_settings(flags)
     if flags["config_file"] is not None:
         mine = as_settings({name: value for name, value in flags.items() if name in given})
-        tree = over(from_file(flags["config_file"], task), mine)
+        tree = over(from_file(flags["config_file"], task, mine.keys()), mine)
     if not tree.get("inputs"):
         raise UsageError("INPUT is missing; name at least one scan or folder, or a --config that does.")
     if not tree.get("output"):
@@ -84,17 +84,24 @@ def as_settings(flags: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def from_file(file: Path, task: Task) -> dict[str, Any]:
+def from_file(file: Path, task: Task, replaced: Set[str] = frozenset()) -> dict[str, Any]:
     """The settings of ``--config``.
 
+    Args:
+        file: the file.
+        task: the command.
+        replaced: the settings that the user gives beside it.
+
     Raises:
-        UsageError: the file cannot be read, holds no settings, or those of another command.
+        UsageError: the file cannot be read, holds no settings, those of another command, or of a scan whose place it
+            does not tell.
     """
     from medidiff.runs import settings
 
     tree = settings.read(file)
     if tree.get("task", task) != task:
         raise UsageError(f"{file} holds settings of {tree['task']}; run medidiff {tree['task']} with it.")
+    settings.refuse_unplaced(file, {name: value for name, value in tree.items() if name not in replaced})
     for section in SECTIONS:
         if not isinstance(tree.setdefault(section, {}), dict):
             raise UsageError(f"{file}: {section} is not a table of settings.")

@@ -102,7 +102,7 @@ def of_input(tree: dict[str, Any], ref: ScanRef | None) -> Finding:
     """Whether the input holds the bytes that were restored."""
     wanted = tree["input"]
     if ref is None:
-        return Finding("input", "missing", f"{wanted.get('path')} was not found; say where it lies with --input")
+        return Finding("input", "missing", f"{lost(str(wanted.get('path')))}; say where it lies with --input PATH")
     if locate.is_same(ref, wanted):
         return Finding("input", "same", f"as recorded, {counted(len(ref.files), 'file')}")
     before = {Path(str(entry["path"])).name: str(entry["sha256"]) for entry in wanted["files"]}
@@ -114,10 +114,17 @@ def of_input(tree: dict[str, Any], ref: ScanRef | None) -> Finding:
     return Finding("input", "changed", text or f"{ref.path.name} holds other bytes")
 
 
+def lost(path: str) -> str:
+    """A clause on an input that was not found; of one in another tree of folders a sidecar tells the name alone."""
+    return (
+        f"{path} was not found" if "/" in path else f"{path}, of which the sidecar holds the name alone, was not found"
+    )
+
+
 def of_mask(tree: dict[str, Any], file: Path | None) -> Finding:
     """Whether the mask holds the bytes that were used."""
     if file is None:
-        return Finding("mask", "missing", "it was not found; say where it lies with --mask")
+        return Finding("mask", "missing", "it was not found; say where it lies with --mask PATH")
     if sha256(file) == tree["mask"].get("sha256"):
         return Finding("mask", "same", "as recorded")
     return Finding("mask", "changed", f"{file.name} holds other bytes")

@@ -76,6 +76,28 @@ def refuse_far(file: Path, tree: dict[str, Any]) -> None:
         raise UsageError(f"{file} names an output outside of its own folder, as no record of medidiff does.")
 
 
+def refuse_unplaced(file: Path, tree: dict[str, Any]) -> None:
+    """Stop when a record tells no more of a scan or a mask than its name, as a sidecar does of another tree of folders.
+
+    Args:
+        file: the record.
+        tree: its settings as `read` gives them, without those that the user replaces.
+
+    Raises:
+        UsageError: so it is, and nothing of that name lies beside the record.
+    """
+    if file.suffix.lower() == ".toml":
+        return
+    inputs = tree.get("inputs")
+    named = [("scan", "as INPUT", each) for each in (inputs if isinstance(inputs, list) else [])]
+    for what, how, place in [*named, ("mask", "with --mask", tree.get("mask"))]:
+        if isinstance(place, Path) and place.parent == file.parent and not exists(place):
+            raise UsageError(
+                f"{file} holds only the name of its {what}, {place.name}, which does not lie beside it; "
+                f"say where it lies {how}."
+            )
+
+
 def located(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Settings out of a file in ``folder``, paths as seen from the working folder; what is no path stays as it is."""
     found = dict(tree)

@@ -162,6 +162,26 @@ def test_series_is_repeated_out_of_its_sidecar(sample_data: Path, tmp_path: Path
     assert [case["action"] for case in tree["cases"]] == ["skip"]  # the output is the same folder
 
 
+def test_sidecar_of_another_tree_of_folders_needs_scan_and_mask(
+    folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.path.commonpath", lambda paths: "/")  # as for /home/somebody/study and /data/out
+    mask = tmp_path / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(np.eye(8, 7, dtype=np.uint8)[..., None].repeat(6, 2), np.diag([2.0, 2.0, 3.0, 1.0])), mask)
+    assert run("inpaint", folder / "a.nii.gz", "-o", tmp_path / "out", "--mask", mask) == 0
+    sidecar = tmp_path / "out" / "a_inpainted.json"
+    capsys.readouterr()
+    text = f"{sidecar} holds only the name of its {{}}, which does not lie beside it; say where it lies {{}}."
+    assert run("inpaint", "--config", sidecar, "-o", tmp_path / "again") == 2
+    assert text.format("scan, a.nii.gz", "as INPUT") in capsys.readouterr().err
+    assert run("inpaint", folder / "a.nii.gz", "--config", sidecar, "-o", tmp_path / "again") == 2
+    assert text.format("mask, mask.nii.gz", "with --mask") in capsys.readouterr().err
+    assert run("inpaint", folder / "a.nii.gz", "--mask", mask, "--config", sidecar, "-o", tmp_path / "again") == 0
+    name = "a_inpainted.nii.gz"
+    assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert run("inpaint", "--config", tmp_path / "out" / "run.json", "-o", tmp_path / "third") == 0
+
+
 def test_bundle_in_a_folder_is_found_from_the_record(
     folder: Path, tmp_path: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

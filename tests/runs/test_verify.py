@@ -162,8 +162,8 @@ def test_series_that_shares_its_study_keeps_its_number(go: Go, sample_data: Path
         ("hash", "record", "outputs in the sidecar was edited"),
         ("output", "output", "t1_inpainted.nii.gz is altered"),
         ("no output", "output", "t1_inpainted_supplied.nii.gz is gone"),
-        ("no input", "input", "../in/t1.nii.gz was not found; say where it lies with --input"),
-        ("no mask", "mask", "it was not found; say where it lies with --mask"),
+        ("no input", "input", "../in/t1.nii.gz was not found; say where it lies with --input PATH"),
+        ("no mask", "mask", "it was not found; say where it lies with --mask PATH"),
         ("no pipeline", "weights", "pipeline fake 1.2.3 is not installed"),
     ],
 )
@@ -351,7 +351,12 @@ def test_result_alone_finds_its_scan_through_the_record(
     assert json.loads(file.read_text())["input"]["path"] == "t1.nii.gz"
     assert verify(file).verified
     (tmp_path / "out" / "run.json").unlink()
-    assert verify(file).culprits == ("input",)
+    found = verify(file)
+    assert found.culprits == ("input",)
+    assert text_of(found, "input") == (
+        "t1.nii.gz, of which the sidecar holds the name alone, was not found; say where it lies with --input PATH"
+    )
+    assert verify(file, Hints(tmp_path / "in")).verified
 
 
 def test_named_output_file_is_verified(go: Go, scan: Write, tmp_path: Path) -> None:
