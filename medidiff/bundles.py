@@ -276,7 +276,7 @@ def export(name_or_path: str | Path, target: Path) -> Bundle:
     bundle.verify()
     if target.resolve().is_relative_to(bundle.path.resolve()):
         raise UsageError(f"{target} lies in the bundle itself; choose another folder.")
-    _refuse_to_replace(target, bundle)
+    refuse_to_replace(target, bundle)
     with atomic_folder(target) as folder:
         for file in sorted(path for path in bundle.path.rglob("*") if path.is_file() and not _is_litter(path, bundle)):
             copy = folder / file.relative_to(bundle.path)
@@ -297,15 +297,22 @@ def _is_litter(path: Path, bundle: Bundle) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in parts)
 
 
-def _refuse_to_replace(target: Path, bundle: Bundle) -> None:
+def refuse_to_replace(target: Path, bundle: Bundle, *, tuned: bool = False) -> None:
     """Stop before anything but an older export of a bundle would be replaced.
+
+    Args:
+        target: the folder that is to be written.
+        bundle: the one that is exported or fine-tuned.
+        tuned: fine-tuned weights may be replaced too, and a copy of the bundle in which nothing better was found.
 
     Raises:
         CannotWrite: there is something else.
     """
     if target.is_dir() and (target / METADATA).is_file():
         with suppress(PipelineError):
-            if read(target).name == bundle.name:
+            there = read(target)
+            of_it = bool(there.settings.get("finetuned")) or there.weights_sha256 == bundle.weights_sha256
+            if there.name == bundle.name or (tuned and of_it):
                 return
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise CannotWrite(f"{target} exists and is no bundle of {bundle.name}; choose an empty or a new folder.")

@@ -98,16 +98,21 @@ def command(
     """Fine-tune a pipeline on a few scans of your own, noisy ones will do, into the new pipeline DIR.
 
     SCAN is a scan or a folder of scans. Without --clean, denoising alone learns, from the noisy scans themselves; a
-    fifth of each is held out, and the new weights are kept only if they are surely better there. Then use -p DIR.
+    fifth of each is held out, and the new weights are kept only if they are surely better there. Then use -p DIR,
+    which is a new or an empty folder, or holds what an earlier call made.
     """
+    from medidiff import bundles
+    from medidiff.runs import paths
     from medidiff.training import finetuned
     from medidiff.training.finetune import Settings
 
+    paths.refuse_input_as_output(scans, output, "pipeline")
     where = learning.device(device, threads)
     with learning.meter(progress) as meter:
         bundle, taken = gather(scans, pipeline, None if clean else noise, meter)
         if output.resolve() == bundle.path.resolve():
             raise UsageError(f"{output} is the pipeline to begin with; choose another folder.")
+        bundles.refuse_to_replace(output, bundle, tuned=True)
         settings = Settings(seconds=60 * minutes, learning_rate=learning_rate, seed=seed)
         try:
             outcome, used = tuned(bundle, taken, settings, where, meter)

@@ -10,7 +10,7 @@ import rich_click as click
 
 from medidiff.cli import learning
 from medidiff.cli.options import PathParam
-from medidiff.errors import ExitCode, NoScanFound, UsageError
+from medidiff.errors import CannotWrite, ExitCode, NoScanFound, UsageError
 
 if TYPE_CHECKING:
     from medidiff.cli.progress import Mode
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medidiff.training.trainer import Trainer
 
 VERSION = "0.1.0"
+PACK, PART = "pack.npz", ".pack.part.npz"  # made of a manifest, in the run's folder
 
 
 @click.command("train")
@@ -72,6 +73,7 @@ def command(
     from medidiff.training import bundle, trainer
 
     settings = recipe_of(config)
+    refuse_foreign(output)
     where = learning.device(device, threads)
     begin = learning.weights(start)
     with learning.meter(progress) as meter, learning.writing(output):
@@ -100,6 +102,19 @@ def command(
         f"{output / 'bundle'}: {trained.iteration} iterations, {100 * min(trained.fraction, 1):.0f} % of the recipe"
     )
     return int(ExitCode.OK)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Stop before a run would be written among files of somebody else, such as the scans that it is to learn from.
+
+    Raises:
+        CannotWrite: the folder holds something, and no run.
+    """
+    from medidiff.training import checkpoint, records
+
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or not (there <= {PACK, PART} or there & {checkpoint.STATE, records.CONFIG}):
+        raise CannotWrite(f"{folder} exists and holds no training run; choose an empty or a new folder.")
 
 
 def is_bundle_of(folder: Path, run: Path) -> bool:
@@ -158,11 +173,11 @@ def pack_of(source: Path, settings: Recipe, folder: Path, meter: learning.Meter)
 
     made = source
     if source.suffix == ".csv":
-        made = folder / "pack.npz"
+        made = folder / PACK
         files = [source.parent / row["file"] for row in build_pack.read_manifest(source)]
         newest = max((file.stat().st_mtime for file in (source, *files) if file.exists()), default=math.inf)
         if not made.is_file() or made.stat().st_mtime < newest:
-            temporary = folder / ".pack.part.npz"
+            temporary = folder / PART
             build_pack.build(source, settings.modalities, meter.say).save(temporary)
             temporary.replace(made)
     try:

@@ -51,8 +51,13 @@ def exists(path: Path) -> bool:
         return False
 
 
-def refuse_input_as_output(inputs: Iterable[Path], folder: Path) -> None:
+def refuse_input_as_output(inputs: Iterable[Path], folder: Path, better: str = "restored") -> None:
     """Stop when the output folder is one of the input folders.
+
+    Args:
+        inputs: files and folders.
+        folder: of the output.
+        better: the name of a folder that would do.
 
     Raises:
         UsageError: it is.
@@ -60,7 +65,7 @@ def refuse_input_as_output(inputs: Iterable[Path], folder: Path) -> None:
     for given in inputs:
         if given.is_dir() and given.resolve() == folder.resolve():
             raise UsageError(
-                f"The output folder {folder} is also the input; choose another one, such as {folder / 'restored'}."
+                f"The output folder {folder} is also the input; choose another one, such as {folder / better}."
             )
 
 

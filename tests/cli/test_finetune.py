@@ -117,6 +117,18 @@ def test_bad_input_is_one_sentence(
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_folder_of_something_else_is_no_output(bundle: Path, noisy: Path, tmp_path: Path, capsys: Capture) -> None:
+    before = {path: path.read_bytes() for path in noisy.iterdir()}
+    command = ["finetune", "-p", str(bundle), "--minutes", "0.01", *FAST]
+    assert main([*command, str(noisy), "-o", str(noisy)]) == 2
+    assert f"{noisy} is also the input; choose another one, such as {noisy / 'pipeline'}." in capsys.readouterr().err
+    assert main([*command, str(noisy / "0.nii.gz"), "-o", str(noisy)]) == 8
+    assert f"{noisy} exists and is no bundle of tiny; choose an empty or a new folder." in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in noisy.iterdir()} == before
+    for _ in range(2):  # its own result is made again
+        assert main([*command, str(noisy), "-o", str(tmp_path / "mine")]) == 0
+
+
 def test_the_pipeline_itself_is_no_output(bundle: Path, noisy: Path, capsys: Capture) -> None:
     assert main(["finetune", str(noisy), "-p", str(bundle), "-o", str(bundle)]) == 2
     assert "choose another folder" in capsys.readouterr().err

@@ -77,6 +77,13 @@ def test_a_recipe_becomes_a_pipeline(recipe: Path, tmp_path: Path, capsys: Captu
     assert 0 < float(np.abs(restored.mean - scan).max()) < 0.5
 
 
+def test_a_folder_of_something_else_is_no_output(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert main(["train", str(recipe), "-o", str(tmp_path)]) == 8
+    assert f"{tmp_path} exists and holds no training run; choose an empty or a new folder." in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_run_goes_on_or_begins_again(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     command = ["train", str(recipe), "-o", str(run)]
