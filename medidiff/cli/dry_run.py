@@ -9,6 +9,7 @@ import rich_click as click
 from medidiff.cli.options import show_json
 from medidiff.config import RunConfig
 from medidiff.runs import Plan, PlannedCase, make_plan
+from medidiff.runs.foreseen import foreseen
 
 if TYPE_CHECKING:
     from medidiff.runs.estimate import Estimate
@@ -18,7 +19,7 @@ ACTIONS = {"todo": "restore", "done": "skip", "refused": "refuse"}
 
 def show(config: RunConfig, *, as_json: bool) -> None:
     """Print what a run with these settings would do."""
-    plan = make_plan(config)
+    plan = foreseen(make_plan(config), config)
     estimate, memory = expected(plan, config), forecast(plan, config)
     if as_json:
         show_json(tree(plan, memory) | {"seconds": None if estimate is None else round(estimate.seconds, 1)})

@@ -30,7 +30,7 @@ from medidiff.scans import discover, mapped, outputs
 if TYPE_CHECKING:
     from medidiff.pipelines import Pipeline, Restorer
     from medidiff.scans.outputs import OutputNames
-    from medidiff.scans.volume import Derivation, Kind, Scan
+    from medidiff.scans.volume import Derivation, Kind, Scan, ScanRef
 
 Progress = Callable[[float], None]
 
@@ -58,11 +58,34 @@ def restore_case(
         CannotWrite: the result cannot be written.
     """
     times = [time.perf_counter()]
-    if case.ref.path.is_symlink() and not paths.exists(case.ref.path):
-        raise ScanError(f"{case.ref.path} is a broken link; fetch the file that it points to.")
+    refuse_broken_link(case.ref)
     content = discover.content_hash(case.ref, lambda count: reporter.status(reading(case, count)))
     with opened(case, config, restorer) as scan:
         finish(case, config, restorer, reporter, scan, content, labels or new_labels(), times)
+
+
+def refuse_broken_link(ref: ScanRef) -> None:
+    """Stop at a link that leads nowhere, as in data under git-annex that were not fetched.
+
+    Raises:
+        ScanError: so it is.
+    """
+    if ref.path.is_symlink() and not paths.exists(ref.path):
+        raise ScanError(f"{ref.path} is a broken link; fetch the file that it points to.")
+
+
+def foresee(ref: ScanRef, config: RunConfig) -> None:
+    """Stop where a case would fail, as far as headers and names of files tell; nothing is decoded.
+
+    Raises:
+        ScanError: the scan cannot be read, or not be restored as is asked.
+        UsageError: there is no mask for it.
+    """
+    refuse_broken_link(ref)
+    outline = scans.outline(ref, fill_gaps=config.task == "inpaint")
+    refuse_irregular(outline, config)
+    formats.refuse_unfit(outline, config)
+    holes.foresee(outline, config)
 
 
 @contextmanager

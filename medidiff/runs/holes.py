@@ -80,6 +80,23 @@ def find(scan: Scan, config: RunConfig) -> Holes:
     return Holes(tuple(arrays))
 
 
+def foresee(outline: Scan, config: RunConfig) -> None:
+    """Stop where `find` would, as far as headers and names of files tell.
+
+    Args:
+        outline: the scan without its voxels.
+        config: the run's settings.
+
+    Raises:
+        UsageError: there is no mask for the scan.
+        ScanError: there is neither a mask nor a missing slice.
+    """
+    if config.mask is not None:
+        masks.find_mask(config.mask, outline.ref)
+    else:
+        find(outline, config)
+
+
 def without_masks(refs: Sequence[ScanRef], config: RunConfig) -> tuple[tuple[ScanRef, ...], tuple[Skipped, ...]]:
     """The cases without those that are masks: a folder may hold both."""
     found = mask_files(refs, config)

@@ -38,7 +38,8 @@ class PlannedCase:
         ref: the case.
         names: what its outputs are called.
         before: a stamp of the sidecar as the plan found it, see `sidecar.stamp`.
-        state: ``todo``, ``done`` (its result still stands) or ``refused`` (a file of somebody else is in the way).
+        state: ``todo``, ``done`` (its result still stands) or ``refused`` (a file of somebody else is in the way, or,
+            for ``--dry-run``, headers tell that it will fail).
         reason: why it is skipped or refused, or why a result that exists is made again; empty for a new case.
     """
 

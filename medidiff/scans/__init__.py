@@ -36,6 +36,7 @@ __all__ = [
     "no_nifti",
     "on_disk",
     "open_scan",
+    "outline",
     "read",
     "read_mapped",
     "read_mask",
@@ -64,6 +65,21 @@ def read(ref: ScanRef, fill_gaps: bool = False) -> Scan:
     from medidiff.scans import dicom
 
     return dicom.read(ref, fill_gaps)
+
+
+def outline(ref: ScanRef, fill_gaps: bool = False) -> Scan:
+    """A case as `read` gives it, but without voxels: only headers are read, and the arrays hold zeros.
+
+    Raises:
+        ScanError: the case cannot be read, as far as headers tell; the message names the file and the reason.
+    """
+    if ref.kind == "nifti":
+        from medidiff.scans import nifti
+
+        return nifti.outline(ref)
+    from medidiff.scans import dicom
+
+    return dicom.outline(ref, fill_gaps)
 
 
 def read_mapped(ref: ScanRef, folder: Path) -> Scan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,21 @@ def read(ref: ScanRef, fill_gaps: bool = False) -> Scan:
     return Scan(ref, volumes, DicomSource(found), (*notes, *more))
 
 
+def outline(ref: ScanRef, fill_gaps: bool = False) -> Scan:
+    """A series as `read` gives it, but without voxels: only headers are read, and the arrays hold zeros.
+
+    Args:
+        ref: as for `read`.
+        fill_gaps: as for `read`.
+
+    Raises:
+        ScanError: an image cannot be read.
+    """
+    headers, notes = _headers(ref)
+    found, more = stacks(headers, fill_gaps)
+    return Scan(ref, tuple(map(_hollow, found)), DicomSource(found), (*notes, *more))
+
+
 def _headers(ref: ScanRef) -> tuple[list[Header], list[str]]:
     """The series' images without duplicates, frame by frame, and a note on those left out."""
     unique: dict[str, Header] = {}
@@ -90,10 +105,9 @@ def _headers(ref: ScanRef) -> tuple[list[Header], list[str]]:
 
 def _volume(stack: Stack, reader: dicom_pixels.Reader, overlays: set[Path]) -> Volume:
     """Decode a stack; files that carry overlay planes (groups 60xx) are added to ``overlays``."""
-    first = stack.images[0]
-    array = np.zeros((*first.shape, stack.depth), dtype=np.float32, order="F")
-    empty = set(range(stack.depth)) - set(stack.indices)
-    invalid = {k: np.ones(first.shape, dtype=np.bool_) for k in empty}
+    hollow = _hollow(stack)
+    array = np.zeros(hollow.array.shape, dtype=np.float32, order="F")
+    invalid = {k: np.ones(array.shape[:2], dtype=np.bool_) for k in _empty(stack)}
     for k, header in zip(stack.indices, stack.images, strict=True):
         dataset, stored = reader.read(header)
         if any(0x6000 <= tag.group <= 0x60FF for tag in dataset.keys()):  # noqa: SIM118 (iterating decodes)
@@ -103,22 +117,32 @@ def _volume(stack: Stack, reader: dicom_pixels.Reader, overlays: set[Path]) -> V
         data = dicom_pixels.measured(stored, code)
         if not data.all():
             invalid[k] = ~data.T
-    valid = _fill(array, invalid)
+    return replace(hollow, array=array, valid=_fill(array, invalid))
+
+
+def _hollow(stack: Stack) -> Volume:
+    """The volume of a stack without its voxels: zeros, which take no memory."""
+    first, empty = stack.images[0], _empty(stack)
+    array = np.broadcast_to(np.float32(0), (*first.shape, stack.depth))
     missing = np.zeros(array.shape, dtype=np.bool_) if empty else None
     if missing is not None:
-        missing[:, :, sorted(empty)] = True
+        missing[:, :, empty] = True
     return Volume(
         array=array,
         affine=stack.affine,
         modality=first.modality,
         units=_units(first),
         label=stack.label,
-        valid=valid,
         slice_axis=2,
         thickness=_thickness(stack),
         missing=missing,
         irregular=stack.irregular,
     )
+
+
+def _empty(stack: Stack) -> list[int]:
+    """The places along the last axis of which the series lacks the slice."""
+    return sorted(set(range(stack.depth)) - set(stack.indices))
 
 
 def _thickness(stack: Stack) -> float | None:

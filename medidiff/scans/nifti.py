@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -79,6 +80,20 @@ def read(ref: ScanRef) -> Scan:
     if blind == sum(volume.array.size for volume in volumes):
         raise ScanError(f"{ref.path} holds no finite value (all voxels are NaN or infinite); check the file.")
     return Scan(ref, tuple(volumes), source, notes_on(blind, source.header))
+
+
+def outline(ref: ScanRef) -> Scan:
+    """A file as `read` gives it, but without voxels: only its header is read, and the array of a volume holds zeros.
+
+    Raises:
+        ScanError: the header is damaged or is not that of a scalar image.
+    """
+    with reading(ref.path):
+        source, _ = headed(ref.path, in_memory=False)
+    affine = np.asarray(source.header.get_best_affine(), dtype=np.float64)
+    array = np.broadcast_to(np.float32(0), (*source.shape, 1)[:3])
+    labels = [f"t={n}" for n in range(count)] if (count := math.prod(source.shape[3:])) > 1 else [""]
+    return Scan(ref, tuple(Volume(array, affine, "OT", label=label) for label in labels), source)
 
 
 def notes_on(blind: int, header: Any) -> tuple[str, ...]:
