@@ -69,7 +69,7 @@ class Lines:
     def started(self, case: PlannedCase) -> None:
         """Say why a result is made again."""
         if case.reason:
-            self.show(f"{title(case)}: made again, {case.reason}", 1)
+            self.show(f"{case.title}: made again, {case.reason}", 1)
 
     def progress(self, case: PlannedCase, fraction: float) -> None:
         """Say nothing between the lines."""
@@ -77,7 +77,7 @@ class Lines:
     def finished(self, case: PlannedCase, result: CaseResult, error: BaseException | None) -> None:
         """One line on the case."""
         self.count += 1
-        where = f"[{self.count}/{self.total}] {title(case)}"
+        where = f"[{self.count}/{self.total}] {case.title}"
         if result.status == "failed":
             self.show(f"{where}: failed: {result.reason}", -1)
         elif result.status == "skipped":
@@ -92,7 +92,7 @@ class Lines:
         self.show(f"note: {text}", 1)
 
     def warning(self, text: str) -> None:
-        """A warning, once a run."""
+        """A warning; what concerns no scan, and so may come again, once a run."""
         if text not in self.warned:
             self.warned.add(text)
             self.show(f"warning: {text}")
@@ -219,11 +219,6 @@ def grouped_left_out(files: Sequence[tuple[Path, str]]) -> list[str]:
         f"{path}: {reason}" if not others else f"{path} and {counted(len(others), 'other file')}: {reason}"
         for reason, (path, *others) in reasons.items()
     ]
-
-
-def title(case: PlannedCase) -> str:
-    """A case for a person; a folder may hold several series."""
-    return f"{case.ref.path} ({case.ref.stem})" if case.ref.kind == "dicom" else str(case.ref.path)
 
 
 def summary(plan: Plan, results: list[CaseResult]) -> str:

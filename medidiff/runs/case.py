@@ -142,11 +142,10 @@ def finish(
     times.append(time.perf_counter())
     result = Result(case, config, scan, content, wanted, pipeline, restored, labels)
     for text in (*scan.notes, *write(result, times)):
-        reporter.note(text)
-    for text in result.warnings:
-        reporter.warning(text)
-    for text in unique((*wanted.notes, *(text for each in restored for text in each.verdicts))):
-        reporter.warning(f"{case.ref.path}: {text}")
+        reporter.note(f"{case.title}: {text}")
+    verdicts = (text for each in restored for text in each.verdicts)
+    for text in unique((*result.warnings, *wanted.notes, *verdicts)):
+        reporter.warning(f"{case.title}: {text}")
 
 
 def reading(case: PlannedCase, count: int) -> str:

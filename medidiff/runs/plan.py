@@ -49,6 +49,11 @@ class PlannedCase:
     state: State = "todo"
     reason: str = ""
 
+    @property
+    def title(self) -> str:
+        """The case for a person; a folder may hold several series."""
+        return f"{self.ref.path} ({self.ref.stem})" if self.ref.kind == "dicom" else str(self.ref.path)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -347,13 +347,14 @@ def test_left_out_files_are_grouped_unless_v(folder: Path, tmp_path: Path, capsy
     assert f"left out: {folder / 'readme.md'}: not a NIfTI" in capsys.readouterr().err
 
 
-def test_warning_of_the_pipeline_is_shown_once(tmp_path: Path, capsys: Capture) -> None:
+def test_warning_of_the_pipeline_is_shown_for_each_scan(tmp_path: Path, capsys: Capture) -> None:
     air_and_bone = np.linspace(-1000, 1500, 512, dtype=np.float32).reshape(8, 8, 8)
     for name in ("a", "b"):
         nib.save(nib.Nifti1Image(air_and_bone, np.eye(4)), tmp_path / f"{name}.nii")
     assert denoise(tmp_path / "a.nii", tmp_path / "b.nii", "-o", tmp_path / "out") == 0
     stderr = capsys.readouterr().err
-    assert stderr.count("warning: Pipeline fake was trained on MR scans, not on CT.") == 1
+    for name in ("a.nii", "b.nii"):
+        assert stderr.count(f"warning: {tmp_path / name}: Pipeline fake was trained on MR scans, not on CT.") == 1
     sidecar = json.loads((tmp_path / "out" / "b_denoised.json").read_text())
     assert sidecar["notes"][-1] == "Pipeline fake was trained on MR scans, not on CT."
 
