@@ -100,6 +100,7 @@ def result(case: PlannedCase, folder: Path, start: float, status: CaseStatus, re
 
     return CaseResult(
         input=paths.relative(case.ref.path, folder),
+        name=paths.relative(names.restored.with_name(case.ref.stem), folder) if case.ref.kind == "dicom" else "",
         kind=case.ref.kind,
         status=status,
         reason=reason,

@@ -37,6 +37,8 @@ class CaseResult:
         nifti: the restored scan as NIfTI, if it was written beside a DICOM series.
         sidecar: the JSON file that tells how the result came about.
         report: the report page, if one was written.
+        name: of a DICOM series, the start of what its outputs are called, ``sub/301_Ax_T1``, which tells two series in
+            one folder apart; empty for a NIfTI file.
     """
 
     input: str
@@ -51,13 +53,15 @@ class CaseResult:
     nifti: str | None = None
     sidecar: str | None = None
     report: str | None = None
+    name: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The case as it stands in ``run.json``; supplied, sample and nifti stand there only when they were written."""
+        """The case as it stands in ``run.json``; name, supplied, sample and nifti only where they are not empty."""
         more = {"supplied": self.supplied, "sample": self.sample, "nifti": self.nifti}
         return {
             "input": self.input,
             "kind": self.kind,
+            **({"name": self.name} if self.name else {}),
             "status": self.status,
             "reason": self.reason,
             "seconds": round(self.seconds, 3),

@@ -206,7 +206,7 @@ def _add(entry: Mapping[str, Any], folder: Path, found: _Found) -> None:
     if entry.get("status") == "failed" or not (entry.get("outputs") or {}).get("restored"):
         given = PurePosixPath(str(entry.get("input", ""))).name
         reason = _discreet(str(entry.get("reason") or "It was not restored."), found.roots)
-        found.failed(nifti_stem(given) or given, reason)
+        found.failed(str(entry.get("name") or nifti_stem(given) or given), reason)
         return
     files = ResultFiles(entry, folder, found.shelf)
     if files.tree is None:

@@ -140,6 +140,7 @@ class _Outputs(_Shape):
 
 
 class _Case(_Shape):
+    name: Text | None = None
     input: Text = ""  # on another drive of Windows it is absolute; such a place is not looked at
     kind: Literal["nifti", "dicom"] | None = None
     status: Literal["done", "skipped", "failed"] | None = None

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from medidiff import bundles
 from medidiff._version import __version__
@@ -447,6 +448,29 @@ def test_verdicts_of_the_guard_are_told_for_each_scan(go: Go, fake: ModuleType, 
     assert heard == [f"{tmp_path / 'in' / f'{name}.nii.gz'}: Structure was removed." for name in ("a", "b")]
     tree = json.loads((tmp_path / "out" / "a_denoised.json").read_text())
     assert tree["volumes"][0]["guard"]["verdicts"] == ["Structure was removed."]
+
+
+def test_failed_series_of_one_folder_are_told_apart(
+    go: Go, fake: ModuleType, sample_data: Path, scan: Write, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in" / "both"
+    folder.mkdir(parents=True)
+    for number in (7, 8):
+        for file in (sample_data / "dicom_mr").glob("*.dcm"):
+            data = pydicom.dcmread(file)
+            data.SeriesNumber, data.SeriesInstanceUID = number, generate_uid(entropy_srcs=[str(number)])
+            data.save_as(folder / f"{number}_{file.name}")
+    scan(tmp_path / "in" / "sub" / "t1.nii.gz")
+    fake.on_restore = raise_(ScanError("It cannot be restored."))
+    out = tmp_path / "out"
+    result = go(tmp_path / "in", output=out, report=True)
+    planned = [str(case.names.restored.relative_to(out)).removesuffix(".nii.gz") for case in result.plan.cases]
+    cases = json.loads((out / "run.json").read_text())["cases"]
+    assert [case["input"] for case in cases] == ["../in/both", "../in/both", "../in/sub/t1.nii.gz"]
+    assert [f"{case['name']}_denoised" for case in cases[:2]] == planned[:2]
+    assert "name" not in cases[2], "its input tells it apart"
+    page = (out / "report.html").read_text()
+    assert all(case["name"] in page for case in cases[:2])
 
 
 def test_failed_writing_keeps_the_older_result(
