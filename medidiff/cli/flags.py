@@ -148,7 +148,7 @@ _HOW: tuple[Decorator, ...] = (
         "resume",
         default=True,
         show_default=True,
-        help="Skip results that still stand (same input, mask, options and weights), or make all again.",
+        help="Skip results that still stand (same input, mask, options, weights and precision), or make all again.",
     ),
     click.option("--fail-fast", is_flag=True, help="Stop at the first scan that fails."),
     click.option(

@@ -52,10 +52,15 @@ def resolve(options: ComputeOptions) -> Device:
         raise UsageError("--device mps cannot be used: this machine has no Apple GPU; choose --device cpu or auto.")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    precision = options.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return Device(device, precision)
+    return Device(device, precision(options))
+
+
+def precision(options: ComputeOptions) -> str:
+    """The number format that is asked for; ``auto`` is bf16 on a GPU that has it, else fp32."""
+    if options.precision != "auto":
+        return options.precision
+    on_gpu = options.device.startswith(("auto", "cuda")) and torch.cuda.is_available()
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def on_device(network: Backbone, device: Device) -> Backbone:

@@ -190,7 +190,7 @@ def judge(case: PlannedCase, config: RunConfig, able: Sequence[PipelineInfo], si
         return case
     weights = frozenset(info.weights_sha256 for info in able)
     kinds = config.kinds(case.ref.kind)
-    asked = sidecar.Asked(config.task, content, mask, config.restore, config.maps, weights, kinds)
+    asked = sidecar.Asked(config.task, content, mask, config.restore, config.maps, weights, kinds, config.compute)
     reason = sidecar.stale(there, names.sidecar.parent, asked)
     if not reason:
         return replace(case, state="done", reason=f"{names.restored} is done already; --overwrite makes it again.")

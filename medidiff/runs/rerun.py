@@ -68,12 +68,6 @@ def settings_of(
     except ValidationError as error:
         raise UsageError(f"The sidecar's settings are damaged: {describe(error)}.") from error
     changes: dict[str, Any] = {} if device is None else {"device": device}
-    if "fp32" in precisions(tree):  # a GPU would choose bf16 by itself
+    if "fp32" in sidecar.precisions(tree):  # a GPU would choose bf16 by itself
         changes["precision"] = "fp32"
     return config.model_copy(update={"compute": config.compute.model_copy(update=changes)})
-
-
-def precisions(tree: dict[str, Any]) -> set[str]:
-    """The number formats that the volumes of a result were computed in, as far as they were computed."""
-    records = [volume.get("record") or {} for volume in tree.get("volumes") or ()]
-    return {str(record["precision"]) for record in records if record.get("precision")}

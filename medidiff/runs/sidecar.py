@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from medidiff._version import __version__
-from medidiff.config import Kind, RestoreOptions, RunConfig, kinds
+from medidiff.config import ComputeOptions, Kind, RestoreOptions, RunConfig, kinds
 from medidiff.runs import environment, seal, settings
 from medidiff.runs.outcome import Restored
 from medidiff.runs.paths import discreet, location, relative
@@ -194,6 +194,7 @@ class Asked:
         maps: whether maps are written beside the result.
         weights: the hashes of the weights of every pipeline that may restore it.
         kinds: the formats in which it is written.
+        compute: where and how it is computed.
     """
 
     task: str
@@ -203,6 +204,7 @@ class Asked:
     maps: bool
     weights: frozenset[str]
     kinds: tuple[Kind, ...]
+    compute: ComputeOptions
 
 
 def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
@@ -224,9 +226,33 @@ def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
     before = tree.get("config", {})
     if not _asks(before.get("restore"), asked.options) or before.get("uncertainty") != asked.maps:
         return "the options changed"
+    if not _computes(tree, asked.compute):
+        return "the number format changed"
     if kinds(str(before.get("format", "same")), tree["input"].get("kind", "nifti")) != asked.kinds:
         return "the format changed"
     return damaged(tree, folder)
+
+
+def _computes(tree: dict[str, Any], compute: ComputeOptions) -> bool:
+    """Whether a result was computed in the number format that is asked for; torch tells what ``auto`` means, if need be.
+
+    All else that says where and how to compute changes a result by rounding at most.
+    """
+    used, before = precisions(tree), tree.get("config", {}).get("compute")
+    as_before = isinstance(before, dict) and before.get("precision") == compute.precision == "auto"
+    if not used or as_before:
+        return True
+    if compute.precision != "auto":
+        return used == {compute.precision}
+    from medidiff.diffusion import device
+
+    return used == {device.precision(compute)}
+
+
+def precisions(tree: dict[str, Any]) -> set[str]:
+    """The number formats that the volumes of a result were computed in, as far as they were computed."""
+    records = [volume.get("record") or {} for volume in tree.get("volumes") or ()]
+    return {str(record["precision"]) for record in records if record.get("precision")}
 
 
 def _asks(settings: Any, options: RestoreOptions) -> bool:

@@ -21,7 +21,8 @@ from medidiff.runs import checks, failures, locate, sidecar
 from medidiff.runs.checks import Finding, Sources, Subject, counted
 from medidiff.runs.locate import Hints, Result
 from medidiff.runs.record import is_run_record
-from medidiff.runs.rerun import precisions, rerun
+from medidiff.runs.rerun import rerun
+from medidiff.runs.sidecar import precisions
 from medidiff.scans import records
 from medidiff.scans.compare import Difference, difference
 

@@ -21,7 +21,7 @@ from pydicom.uid import generate_uid
 
 from medidiff import bundles
 from medidiff._version import __version__
-from medidiff.config import RestoreOptions
+from medidiff.config import ComputeOptions, RestoreOptions
 from medidiff.errors import CannotWrite, ExitCode, NoScanFound, OutOfMemory, PipelineError, ScanError, UsageError
 from medidiff.runs import RunResult, Silent
 
@@ -448,6 +448,33 @@ def test_verdicts_of_the_guard_are_told_for_each_scan(go: Go, fake: ModuleType, 
     assert heard == [f"{tmp_path / 'in' / f'{name}.nii.gz'}: Structure was removed." for name in ("a", "b")]
     tree = json.loads((tmp_path / "out" / "a_denoised.json").read_text())
     assert tree["volumes"][0]["guard"]["verdicts"] == ["Structure was removed."]
+
+
+@pytest.mark.parametrize(
+    ("before", "used", "now", "status"),
+    [
+        ("fp32", "fp32", "bf16", "done"),
+        ("fp32", "fp32", "fp32", "skipped"),
+        ("bf16", "bf16", "auto", "done"),  # which is fp32 on a CPU
+        ("fp32", "fp32", "auto", "skipped"),
+        ("auto", "fp32", "fp32", "skipped"),
+        ("auto", "bf16", "auto", "skipped"),  # made on a GPU
+        ("auto", "bf16", "fp32", "done"),
+    ],
+)
+def test_another_number_format_makes_a_result_again(
+    go: Go, scan: Write, tmp_path: Path, before: str, used: str, now: str, status: str
+) -> None:
+    source, out = scan(tmp_path / "t1.nii.gz"), tmp_path / "out"
+    go(source, output=out, compute=ComputeOptions(precision=before))
+    file = out / "t1_denoised.json"
+    tree = json.loads(file.read_text())
+    tree["volumes"][0]["record"]["precision"] = used
+    file.write_text(json.dumps(tree))
+    result = go(source, output=out, compute=ComputeOptions(device="cpu", precision=now))
+    assert result.record.cases[0].status == status
+    if status == "done":
+        assert result.plan.cases[0].reason == "the number format changed"
 
 
 def test_failed_series_of_one_folder_are_told_apart(
