@@ -23,6 +23,7 @@ from medidiff.scans.volume import ScanRef, Skipped
 
 State = Literal["todo", "done", "refused"]
 Watch = Callable[[str], None]
+NAMED = 3  # filters named in a sentence before the rest is counted
 NOT_OURS = "exists and was not written by medidiff; choose another output or use --overwrite."
 
 
@@ -100,7 +101,8 @@ def make_plan(config: RunConfig, watch: Watch = ignore) -> Plan:
         found, left = bids.select(found, config)
         skipped = (*skipped, *left)
     if not found:
-        raise NoScanFound(nothing_found(config.inputs, skipped), [(each.path, each.reason) for each in skipped])
+        text = filtered_out(config, None if single else folder) or nothing_found(config.inputs, skipped)
+        raise NoScanFound(text, [(each.path, each.reason) for each in skipped])
     if single and len(found) > 1:
         raise UsageError(f"{config.output} is a file name but there are {len(found)} scans; give a folder as output.")
     holes.refuse_missing_mask(config, found)
@@ -161,6 +163,21 @@ def folders_between(folder: Path, tops: Set[Path]) -> Iterator[Path]:
 def is_result_folder(folder: Path, output: Path | None) -> bool:
     """Whether a folder is this run's output or that of an earlier run."""
     return (output is not None and folder == output.resolve()) or is_run_record(sidecar.load(folder / "run.json"))
+
+
+def filtered_out(config: RunConfig, output: Path | None) -> str:
+    """One sentence on filters that leave out every scan of the input; empty when without them there is none either."""
+    flags = [f"--include {pattern!r}" for pattern in config.include]
+    flags += [f"--exclude {pattern!r}" for pattern in config.exclude]
+    flags += [] if config.recursive else ["--no-recursive"]
+    if not flags:
+        return ""
+    found, _ = find(config.model_copy(update={"include": (), "exclude": (), "recursive": True}), output)
+    if not found:
+        return ""
+    named = ", ".join(flags[:NAMED]) + (f" and {len(flags) - NAMED} more" if len(flags) > NAMED else "")
+    where, count = ", ".join(map(str, config.inputs)), "its only scan" if len(found) == 1 else f"all {len(found)} scans"
+    return f"No scan was found in {where}: {named} left out {count}; change what you leave out."
 
 
 def nothing_found(inputs: Sequence[Path], skipped: Sequence[Skipped]) -> str:

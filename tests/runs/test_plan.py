@@ -113,6 +113,22 @@ def test_include_exclude_and_depth(go: Go, scan: Write, tmp_path: Path) -> None:
     assert inputs_of(go(where, output=tmp_path / "3", recursive=False)) == ["a_T1w.nii.gz", "a_T2w.nii.gz"]
 
 
+def test_filters_that_leave_out_everything_are_named(go: Go, scan: Write, tmp_path: Path) -> None:
+    where = tmp_path / "in"
+    scan(where / "sub" / "a_T1w.nii.gz")
+    for filters, words in (
+        ({"include": ("*T2w*",)}, "--include '*T2w*' left out its only scan"),
+        ({"exclude": ("*T1w*", "x", "y", "z")}, "--exclude '*T1w*', --exclude 'x', --exclude 'y' and 1 more left out"),
+        ({"recursive": False}, "--no-recursive left out its only scan"),
+    ):
+        with pytest.raises(NoScanFound) as caught:
+            go(where, output=tmp_path / "out", **filters)
+        assert str(caught.value).startswith(f"No scan was found in {where}: {words}")
+    with pytest.raises(NoScanFound, match="give NIfTI files"):
+        (tmp_path / "empty").mkdir()
+        go(tmp_path / "empty", output=tmp_path / "out", include=("*T2w*",))
+
+
 def test_no_scan_names_the_one_reason(go: Go, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(NoScanFound, match=r"notes\.txt"):
