@@ -99,6 +99,9 @@ class FactorParam(click.ParamType):  # type: ignore[type-arg]  # generic since c
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and holes.")
 @click.option("--volumes", type=click.IntRange(1), metavar="N", help="Only the first N scans.")
 @click.option("-p", "--pipeline", default="auto", show_default=True, metavar="NAME|PATH", help="medidiff's pipeline.")
+@click.option(
+    "--force", is_flag=True, help="medidiff also restores scans outside of what its pipeline was trained for."
+)
 @click.option("--device", type=DeviceParam(), default="auto", show_default=True, help="Where medidiff computes.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores of every method; all by default.")
 @click.option(
@@ -143,7 +146,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
     names = tuple(name.strip() for name in listed.split(",") if name.strip())
     if not names:
         raise UsageError("--against names no method; leave it out for the usual ones.")
-    kept = ("task", "factor", "crop", "seed", "volumes", "threads", "pipeline", "device")
+    kept = ("task", "factor", "crop", "seed", "volumes", "threads", "pipeline", "device", "force")
     profile = None if given["profile"] == "auto" else given["profile"]
     return benchmark.Settings(
         law=law, percent=percent, against=names, profile=profile, **{name: given[name] for name in kept}

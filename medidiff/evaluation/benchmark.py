@@ -169,6 +169,7 @@ def describe(settings: Settings, methods: Sequence[str], found: _Found) -> dict[
         "data_range": judge.range_rule(),
         "foreground": judge.FOREGROUND_RULE,
         "threads": settings.threads or "all cores",
+        **({"force": "scans outside of the training ranges are restored too"} if settings.force else {}),
         "memory": "of a process a method and case, imports included" if settings.alone else "not measured",
         "methods": {name: _named(name) for name in methods},
         "scans": len(found.cases),
@@ -235,10 +236,12 @@ def job_of(method: str, posed: Posed, settings: Settings, weights: Sequence[str]
     }
     if method in baselines.OWN:
         identity |= {"medidiff": __version__, "weights": list(weights), "device": settings.device}
+        identity |= {"force": True} if settings.force else {}
     else:
         identity |= {"title": baselines.PEERS[method].title, "version": baselines.PEERS[method].version}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Job(posed.folder, method, key, settings.pipeline, settings.device, settings.threads, settings.alone)
+    where = (settings.pipeline, settings.device, settings.threads, settings.alone)
+    return Job(posed.folder, method, key, *where, settings.force)
 
 
 def _told(rows: Sequence[Figure], outcome: Outcome, *, reused: bool) -> str:

@@ -43,6 +43,7 @@ class Settings:
         threads: processor cores of each method; all when ``None``.
         pipeline: a name or a bundle's folder.
         device: where medidiff computes.
+        force: medidiff also restores scans that lie outside of what its pipeline was trained for.
         alone: a process for each method and case, so that memory can be told.
     """
 
@@ -58,6 +59,7 @@ class Settings:
     threads: int | None = None
     pipeline: str = "auto"
     device: str = "auto"
+    force: bool = False
     alone: bool = True
 
     @property

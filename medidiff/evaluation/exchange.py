@@ -35,6 +35,7 @@ class Job:
         device: where medidiff computes.
         threads: how many processor cores the method may use; all when ``None``.
         alone: whether it has a process of its own, so that its memory can be told.
+        force: whether medidiff also restores scans outside of what its pipeline was trained for.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Job:
     device: str = "auto"
     threads: int | None = None
     alone: bool = True
+    force: bool = False
 
     @property
     def image_file(self) -> Path:

@@ -84,13 +84,16 @@ def percent_for(measured: Image, modality: str, scaling: Intensity, sigma: float
     return min(100.0, 100 * sigma * scaling.scale / (seen.bright * seen.scale))
 
 
-def restore(name: str, degraded: Degraded, restorer: Restorer | None) -> tuple[Image, Restoration | None]:
+def restore(
+    name: str, degraded: Degraded, restorer: Restorer | None, *, force: bool = False
+) -> tuple[Image, Restoration | None]:
     """One of ``baselines.OWN``.
 
     Args:
         name: which.
         degraded: the problem.
         restorer: the pipeline; not needed for the base of denoising.
+        force: restore a scan outside of what the pipeline was trained for.
 
     Returns:
         The image in the scan's units on the truth's grid, and medidiff's own account of it, if it has one.
@@ -102,5 +105,6 @@ def restore(name: str, degraded: Degraded, restorer: Restorer | None) -> tuple[I
     pipeline = restorer.choose(volume)
     if name == "base":
         pipeline = classical(pipeline)
-    found = pipeline.restore(volume, options_for(degraded, volume, told=name != "medidiff"), hole=degraded.hole)
+    options = options_for(degraded, volume, told=name != "medidiff").model_copy(update={"force": force})
+    found = pipeline.restore(volume, options, hole=degraded.hole)
     return np.asarray(found.mean, dtype=np.float32), None if name == "base" else found

@@ -115,7 +115,7 @@ def prepare_own(job: Job) -> Callable[[Degraded], Made]:
         restorer.choose(ours.volume_of(problem))  # loads the weights
 
     def made(degraded: Degraded) -> Made:
-        image, found = ours.restore(job.method, degraded, restorer)
+        image, found = ours.restore(job.method, degraded, restorer, force=job.force)
         if found is None:
             return {"image": image}, {}
         record = {"record": found.record, "checks": found.checks, "verdicts": list(found.verdicts)}

@@ -55,6 +55,18 @@ def test_what_failed_decides_the_exit_code(command: list[str], capsys: Capture) 
     assert main([*command, "--task", "superres", "--factor", "16"]) == 5
 
 
+def test_a_scan_far_from_training_is_forced(command: list[str], silent_bundle: Path, capsys: Capture) -> None:
+    file = silent_bundle / "configs" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    metadata["medidiff"]["trained_on"] = {"spacing_mm": [30.0, 31.0]}
+    file.write_text(json.dumps(metadata))
+    short = [*command, "--noise", "rician:5", "--against", "gaussian"]
+    assert main(short) == 4
+    assert "--force to restore it all the same" in capsys.readouterr().err
+    assert main([*short, "--force"]) == 0
+    assert "body, medidiff: PSNR" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags",
     [
