@@ -76,8 +76,7 @@ class FactorParam(click.ParamType):  # type: ignore[type-arg]  # generic since c
 @click.option(
     "--factor",
     type=FactorParam(),
-    default="4",
-    show_default=True,
+    show_default="4",
     help="superres: how many times thicker slices become; three numbers: how many times larger voxels become along "
     "each axis of the array.",
 )
@@ -135,19 +134,26 @@ def settings_of(given: dict[str, Any]) -> Settings:
     """The flags as the benchmark's settings.
 
     Raises:
-        UsageError: a list of peers is empty.
+        UsageError: a list of peers is empty, or a flag belongs to another task.
     """
     from medidiff.evaluation import benchmark
 
     task = given["task"]
+    if task != "superres" and (given["factor"], given["profile"]) != (None, "auto"):
+        raise UsageError(f"--factor and --profile belong to --task superres; leave them out with --task {task}.")
     law: Any
     law, percent = given["noise"] or ("rician", 9.0 if task == "denoise" else 0.0)
     listed = DEFAULTS[task] if given["against"] is None else given["against"]
     names = tuple(name.strip() for name in listed.split(",") if name.strip())
     if not names:
         raise UsageError("--against names no method; leave it out for the usual ones.")
-    kept = ("task", "factor", "crop", "seed", "volumes", "threads", "pipeline", "device", "force")
+    kept = ("task", "crop", "seed", "volumes", "threads", "pipeline", "device", "force")
     profile = None if given["profile"] == "auto" else given["profile"]
     return benchmark.Settings(
-        law=law, percent=percent, against=names, profile=profile, **{name: given[name] for name in kept}
+        law=law,
+        percent=percent,
+        factor=given["factor"] or (4,),
+        against=names,
+        profile=profile,
+        **{name: given[name] for name in kept},
     )

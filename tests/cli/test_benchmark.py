@@ -79,6 +79,9 @@ def test_a_scan_far_from_training_is_forced(command: list[str], silent_bundle: P
         ["--against", ","],
         ["--crop", "4"],
         ["--task", "paint"],
+        ["--task", "inpaint", "--factor", "2"],
+        ["--factor", "4"],
+        ["--profile", "box"],
     ],
 )
 def test_wrong_use(command: list[str], flags: list[str]) -> None:
