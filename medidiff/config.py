@@ -287,4 +287,19 @@ def describe(error: ValidationError) -> str:
     if finding["type"] == "value_error":  # one of this module's own sentences
         return str(finding["ctx"]["error"])
     where = ".".join(str(part) for part in finding["loc"]) or "settings"
+    if finding["type"] == "extra_forbidden":
+        return f"unknown setting {where!r}; known are {', '.join(known_beside(finding['loc'], error.title))}"
     return f"{where}: {finding['msg']} (got {finding.get('input')!r})"
+
+
+def known_beside(loc: tuple[int | str, ...], name: str) -> list[str]:
+    """The settings that there are where an unknown one stands.
+
+    Args:
+        loc: its keys from the outside in.
+        name: of the class that was to be made.
+    """
+    model: Any = {each.__name__: each for each in (RestoreOptions, ComputeOptions, RunConfig)}[name]
+    for key in loc[:-1]:
+        model = model.model_fields[str(key)].annotation
+    return sorted(model.model_fields)

@@ -234,7 +234,7 @@ def stale(tree: dict[str, Any], folder: Path, asked: Asked) -> str:
 
 
 def _computes(tree: dict[str, Any], compute: ComputeOptions) -> bool:
-    """Whether a result was computed in the number format that is asked for; torch tells what ``auto`` means, if need be.
+    """Whether a result was computed in the number format that is asked for; torch knows what ``auto`` is.
 
     All else that says where and how to compute changes a result by rounding at most.
     """

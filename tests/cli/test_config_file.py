@@ -198,8 +198,8 @@ def test_bundle_in_a_folder_is_found_from_the_record(
     ("text", "words"),
     [
         ("inputs = [\n", "neither TOML nor JSON"),
-        ("restore.sed = 3\n", "run.toml: restore.sed: Extra inputs are not permitted (got 3)"),
-        ("seed = 3\n", "run.toml: seed: Extra inputs are not permitted (got 3)"),
+        ("restore.sed = 3\n", "run.toml: unknown setting 'restore.sed'; known are factor, flips, force, gamma, noise"),
+        ("seed = 3\n", "run.toml: unknown setting 'seed'; known are bids, cluster, compute, exclude"),
         ("restore.seed = -3\n", "run.toml: restore.seed: Input should be greater than or equal to 0"),
         ('restore.preset = "slow"\n', "run.toml: restore.preset: Input should be 'fast', 'balanced' or 'best'"),
         ("restore = 3\n", "restore is not a table"),

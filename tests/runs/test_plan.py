@@ -124,8 +124,8 @@ def test_filters_that_leave_out_everything_are_named(go: Go, scan: Write, tmp_pa
         with pytest.raises(NoScanFound) as caught:
             go(where, output=tmp_path / "out", **filters)
         assert str(caught.value).startswith(f"No scan was found in {where}: {words}")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(NoScanFound, match="give NIfTI files"):
-        (tmp_path / "empty").mkdir()
         go(tmp_path / "empty", output=tmp_path / "out", include=("*T2w*",))
 
 
