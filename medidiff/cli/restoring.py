@@ -57,10 +57,11 @@ def settings(task: Task, flags: dict[str, Any], given: Set[str]) -> RunConfig:
     Raises:
         UsageError: a value is out of range, or two do not go together.
     """
-    tree = as_settings(flags)
+    tree, file = as_settings(flags), None
     if flags["config_file"] is not None:
         mine = as_settings({name: value for name, value in flags.items() if name in given})
-        tree = over(from_file(flags["config_file"], task, mine.keys()), mine)
+        file = from_file(flags["config_file"], task, mine.keys())
+        tree = over(file, mine)
     if not tree.get("inputs"):
         raise UsageError("INPUT is missing; name at least one scan or folder, or a --config that does.")
     if not tree.get("output"):
@@ -68,8 +69,24 @@ def settings(task: Task, flags: dict[str, Any], given: Set[str]) -> RunConfig:
     try:
         return RunConfig.model_validate({**tree, "task": task})
     except ValidationError as error:
-        where = "" if flags["config_file"] is None else f"{flags['config_file']}: "
-        raise UsageError(where + describe(error)) from error
+        raise UsageError(f"{blamed(flags['config_file'], file, {**tree, 'task': task})}{describe(error)}") from error
+
+
+def blamed(name: Path | None, file: dict[str, Any] | None, tree: dict[str, Any]) -> str:
+    """How a sentence on wrong settings begins: with the file that is wrong alone, or only together with the flags.
+
+    Args:
+        name: of the file; ``None`` when there is none.
+        file: what it holds.
+        tree: all settings; those that the file may lack are taken from here.
+    """
+    if file is None:
+        return ""
+    try:
+        RunConfig.model_validate({"inputs": tree["inputs"], "output": tree["output"], **file, "task": tree["task"]})
+    except ValidationError:
+        return f"{name}: "
+    return f"With the settings of {name}: "
 
 
 def as_settings(flags: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +128,9 @@ def from_file(file: Path, task: Task, replaced: Set[str] = frozenset()) -> dict[
 def over(file: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any]:
     """The settings of a file with one's own over them."""
     if FINENESS & mine["restore"].keys():  # one question with two ways to answer it
-        file["restore"] = {name: value for name, value in file["restore"].items() if name not in FINENESS}
+        file = {**file, "restore": {name: value for name, value in file["restore"].items() if name not in FINENESS}}
     if "preset" in mine["restore"]:  # a record holds what another preset set
-        file["restore"] = {name: value for name, value in file["restore"].items() if name not in BALANCED}
+        file = {**file, "restore": {name: value for name, value in file["restore"].items() if name not in BALANCED}}
     return {**file, **mine, **{section: {**file[section], **mine[section]} for section in SECTIONS}}
 
 

@@ -219,6 +219,19 @@ def test_mistakes_are_one_sentence(folder: Path, tmp_path: Path, capsys: Capture
     assert not (tmp_path / "out").exists()
 
 
+def test_a_flag_that_does_not_fit_the_file_is_not_the_fault_of_the_file(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('inputs = "in"\noutput = "out"\nrestore.samples = 1\nrestore.gamma = 0.5\n')
+    assert run("denoise", "--config", file, "--samples", 0) == 2
+    words = f"With the settings of {file}: gamma mixes a posterior sample in; it needs samples of 1 or more."
+    assert words in capsys.readouterr().err
+    file.write_text('inputs = "in"\noutput = "out"\nrestore.gamma = 0.5\n')
+    assert run("denoise", "--config", file) == 2
+    assert f"medidiff: {file}: gamma mixes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["[]", '{"config": {}}', '{"medidiff": "1"}', "\x00"])
 def test_other_files_hold_no_settings(folder: Path, tmp_path: Path, capsys: Capture, text: str) -> None:
     file = tmp_path / "other.json"
