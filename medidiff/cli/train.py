@@ -139,6 +139,10 @@ def recipe_of(path: Path) -> Recipe:
         settings = recipe.read(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is no recipe: it is no text; give a TOML file, and what to learn from with --data."
+        ) from error
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is no recipe: {error}.") from error
     try:

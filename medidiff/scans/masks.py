@@ -194,9 +194,24 @@ def _nifti(file: Path) -> list[_Grid]:
     return [_Grid(np.asarray(values != 0, dtype=np.bool_), affine) for values in volumes]
 
 
+def _class_of(file: Path) -> str:
+    """The SOPClassUID of a DICOM file; call it inside `quiet`.
+
+    Raises:
+        Exception: whatever pydicom raises on a damaged file.
+    """
+    import pydicom
+
+    limits.check_deflated(file)
+    with limits.Bounded(file) as handle:
+        dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=["SOPClassUID"])
+        return str(dataset.get("SOPClassUID", ""))
+
+
 def _segmentation(file: Path) -> _Grid:
     """The union of all segments of a DICOM segmentation."""
     import highdicom as hd
+    from pydicom.uid import UID
 
     from medidiff.scans.dicom_headers import looks_like_dicom, quiet
     from medidiff.scans.dicom_pixels import is_panic
@@ -208,13 +223,18 @@ def _segmentation(file: Path) -> _Grid:
         raise ScanError(f"The mask {file} is neither a NIfTI file nor a DICOM segmentation.")
     try:
         with quiet():
-            limits.check_deflated(file)
+            kind = _class_of(file)
+            if kind not in SEGMENTATION:
+                raise ScanError(
+                    f"The mask {file} is not a DICOM segmentation but {UID(kind).name or 'without a SOP class'}; "
+                    "give a DICOM segmentation or a NIfTI file."
+                )
             with limits.Bounded(file) as handle:
                 segments = hd.seg.segread(handle)
             fractional = str(segments.SegmentationType) == "FRACTIONAL"
             how: dict[str, Any] = {"rescale_fractional": False} if fractional else {"combine_segments": True}
             volume = segments.get_volume(skip_overlap_checks=True, **how)
-    except MemoryError:
+    except (MemoryError, ScanError):
         raise
     except BaseException as error:  # pydicom and highdicom raise many kinds
         if not (isinstance(error, Exception) or is_panic(error)):

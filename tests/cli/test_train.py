@@ -77,6 +77,13 @@ def test_a_recipe_becomes_a_pipeline(recipe: Path, tmp_path: Path, capsys: Captu
     assert 0 < float(np.abs(restored.mean - scan).max()) < 0.5
 
 
+def test_a_scan_is_no_recipe(tmp_path: Path, capsys: Capture) -> None:
+    volume(tmp_path / "t1.nii.gz", 0)
+    assert main(["train", str(tmp_path / "t1.nii.gz"), "-o", str(tmp_path / "run")]) == 2
+    words = "t1.nii.gz is no recipe: it is no text; give a TOML file, and what to learn from with --data."
+    assert words in capsys.readouterr().err
+
+
 def test_a_folder_of_something_else_is_no_output(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
     before = sorted(tmp_path.iterdir())
     assert main(["train", str(recipe), "-o", str(tmp_path)]) == 8

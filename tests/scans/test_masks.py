@@ -251,7 +251,7 @@ def test_a_folder_of_segmentations_is_matched_by_series(tmp_path, save_series):
 def test_an_image_is_no_segmentation(tmp_path, save_series):
     save_series(count=3)
     scan = series(tmp_path / "series")
-    with pytest.raises(ScanError, match="not a DICOM segmentation"):
+    with pytest.raises(ScanError, match=r"not a DICOM segmentation but CT Image Storage; give .* NIfTI file\."):
         read_mask(tmp_path / "series" / "image001", scan)
 
 
