@@ -45,6 +45,7 @@ def command(bundle: Path, scans: tuple[Path, ...], tasks: tuple[str, ...], crop:
     from medidiff.training import calibration
     from medidiff.training.validation import noise_of
 
+    refuse_name(bundle)
     found = bundles.read(bundle)
     known = [task for task in TASKS if task in found.settings["tasks"]]
     wanted = [task for task in known if not tasks or task in tasks]
@@ -73,6 +74,21 @@ def command(bundle: Path, scans: tuple[Path, ...], tasks: tuple[str, ...], crop:
                 f" scale {row['scale']:.2f}, {row['volumes']} volumes"
             )
     return int(ExitCode.OK)
+
+
+def refuse_name(bundle: Path) -> None:
+    """Stop when a pipeline is named rather than a folder: what is installed serves all and is not changed.
+
+    Raises:
+        UsageError: so it is.
+    """
+    from medidiff import bundles
+
+    if not bundle.is_dir() and any(each.name == str(bundle) for each in bundles.every()):
+        raise UsageError(
+            f"{bundle} is the name of a pipeline, and calibrate writes into a folder of your own; make one first: "
+            f"medidiff export {bundle} -o FOLDER."
+        )
 
 
 def uncalibrated(bundle: Bundle) -> Bundle:
@@ -106,6 +122,9 @@ def references(sources: tuple[Path, ...], crop: int, bundle: Bundle) -> Iterator
     """The clean scans, normalised and cropped to their middle; a scan that cannot be read is told and left out.
 
     For a pipeline of 2-D images a few slices of each.
+
+    Raises:
+        NoScanFound: there is none in the sources.
     """
     import numpy as np
 
@@ -115,7 +134,11 @@ def references(sources: tuple[Path, ...], crop: int, bundle: Bundle) -> Iterator
     from medidiff.training.validation import noise_of
 
     kinds = tuple(bundle.settings.get("modalities", ()))
-    for path, subject in listed(sources, kinds):
+    found = list(listed(sources, kinds))
+    if not found:
+        where = ", ".join(map(str, sources))
+        raise NoScanFound(f"No scan of {' or '.join(kinds)} was found in {where}; give clean scans to calibrate on.")
+    for path, subject in found:
         try:
             volumes = scans.open_scan(path).volumes
         except (ScanError, UsageError, NoScanFound) as error:

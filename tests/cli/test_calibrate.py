@@ -119,5 +119,18 @@ def test_what_cannot_be_done(bundle: Path, scan: Path, tmp_path: Path, capsys: C
     assert "left out" in capsys.readouterr().err
 
 
+def test_a_name_is_no_folder_to_write_into(scan: Path, capsys: Capture) -> None:
+    assert main(["calibrate", "mr", str(scan)]) == 2
+    words = "mr is the name of a pipeline, and calibrate writes into a folder of your own; make one first: "
+    assert f"{words}medidiff export mr -o FOLDER." in capsys.readouterr().err
+
+
+def test_a_folder_without_scans(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "nothing").mkdir()
+    assert main(["calibrate", str(bundle), str(tmp_path / "nothing")]) == 3
+    words = f"No scan of MR was found in {tmp_path / 'nothing'}; give clean scans to calibrate on."
+    assert words in capsys.readouterr().err
+
+
 def test_a_small_scan_is_used_whole() -> None:
     assert middle(np.ones((10, 9, 8), np.float32), 48).shape == (10, 9, 8)
