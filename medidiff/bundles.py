@@ -108,13 +108,17 @@ class Bundle:
             with self.weights.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise PipelineError(
-                f"Pipeline {self.name}: {self.weights} cannot be read; install medidiff again."
-            ) from error
+            raise PipelineError(f"Pipeline {self.name}: {self.weights} cannot be read; {self._remedy}.") from error
         if found != self.weights_sha256:
             raise PipelineError(
-                f"Pipeline {self.name}: {self.weights} is damaged (its SHA-256 differs); install medidiff again."
+                f"Pipeline {self.name}: {self.weights} is damaged (its SHA-256 differs); {self._remedy}."
             )
+
+    @property
+    def _remedy(self) -> str:
+        """What to do about damaged weights: those of the package come with it, others are the user's own."""
+        came = any(self.path.resolve().parent == folder.resolve() for folder in _shipped())
+        return "install medidiff again" if came else "copy the bundle again from where it comes, or make it again"
 
     def network(self) -> Backbone:
         """Build the network and load its weights, float32 on the CPU.
@@ -170,9 +174,15 @@ def folders() -> Iterator[Path]:
     """Places that hold bundles, first match wins: ``MEDIDIFF_BUNDLES``, the installed package, the source checkout."""
     for entry in filter(None, os.environ.get("MEDIDIFF_BUNDLES", "").split(os.pathsep)):
         yield Path(entry)
-    yield _HERE / "_bundles"
-    # an editable install does not see what the wheel force-includes
-    yield _HERE.parent / "pipelines"
+    yield from _shipped()
+
+
+def _shipped() -> tuple[Path, Path]:
+    """The bundles of the installed package, and of the source checkout.
+
+    An editable install does not see what the wheel force-includes.
+    """
+    return _HERE / "_bundles", _HERE.parent / "pipelines"
 
 
 def read(path: Path) -> Bundle:

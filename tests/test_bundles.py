@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import pytest
 
 import medidiff
 from medidiff import bundles
+from medidiff.errors import PipelineError
 from medidiff.scans.volume import Volume
 
 ROOT = Path(__file__).parents[1]
@@ -69,3 +71,14 @@ def test_monai_runs_the_bundle_with_the_same_result(bundle: bundles.Bundle, tmp_
     ours = medidiff.load(bundle.path)(scan).mean
     np.testing.assert_allclose(theirs.get_fdata(), ours, atol=1e-3 * ours.max())
     np.testing.assert_allclose(theirs.affine, crop.affine, atol=1e-5)
+
+
+def test_damaged_weights_of_the_package_are_installed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = next(each for each in bundles.every() if each.name == "mr")
+    copy = shutil.copytree(shipped.path, tmp_path / "_bundles" / "mr", ignore=shutil.ignore_patterns("*.safetensors"))
+    damaged = bundles.read(copy)
+    with pytest.raises(PipelineError, match=r"cannot be read; copy the bundle again from where it comes"):
+        damaged.verify()
+    monkeypatch.setattr(bundles, "_HERE", tmp_path)
+    with pytest.raises(PipelineError, match=r"cannot be read; install medidiff again\."):
+        damaged.verify()

@@ -82,4 +82,5 @@ def sentence(bad: list[Verification], count: int) -> str:
     first = bad[0]
     finding = next(each for each in first.findings if each.subject in first.culprits and each.bad)
     others = f" ({len(bad)} of {count} results)" if count > 1 else ""
-    return f"Not verified{others}: {first.sidecar}: the {finding.subject} is not as recorded: {finding.text}."
+    verb = "are" if finding.subject == "weights" else "is"
+    return f"Not verified{others}: {first.sidecar}: the {finding.subject} {verb} not as recorded: {finding.text}."

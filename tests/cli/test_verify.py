@@ -54,6 +54,12 @@ def test_culprit_is_named_with_exit_code_9(out: Path, capsys: Capture) -> None:
     )
 
 
+def test_weights_are_many(out: Path, fake: ModuleType, capsys: Capture) -> None:
+    damage(fake.home / "model")
+    assert main(["verify", str(out), "--no-rerun"]) == 9
+    assert "the weights are not as recorded: Pipeline fake: " in capsys.readouterr().err
+
+
 def test_json(out: Path, capsys: Capture) -> None:
     damage(out / "b_denoised.nii.gz")
     assert main(["verify", str(out), "--json"]) == 9
