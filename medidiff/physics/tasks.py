@@ -256,7 +256,7 @@ def superresolve(
         if law == "rician":
             data = data - sigma * rician_bias(best / sigma)
     smooth_image = acquisition.lift(best)
-    base = _self_similar(smooth_image, best, acquisition, trusted)
+    base = _self_similar(smooth_image, best, acquisition)
     power = _interpolation_error(smooth_image, acquisition).square() + acquisition.spread(error).square()
     known = acquisition.known(base)
     if hole is not None:
@@ -292,18 +292,18 @@ def _classical(measured: Tensor, sigma: Tensor, law: Law, texture: Texture | Non
     return estimate * sigma, sigma * (variance * (2 - variance)).sqrt()
 
 
-def _self_similar(image: Tensor, data: Tensor, acquisition: Acquisition, trusted: Tensor | None) -> Tensor:
+def _self_similar(image: Tensor, data: Tensor, acquisition: Acquisition) -> Tensor:
     """An image in which similar blocks became more alike, as far as it explains the measurement.
 
     The classical denoiser takes what sets a block apart from those like it for noise, less of it each round, and the
-    projection puts back what was measured: non-local upsampling (Manjon et al., Medical Image Analysis 2010) as
+    projection puts back what was measured, or filled: non-local upsampling (Manjon et al., Medical Image Analysis 2010) as
     plug-and-play iterations (Venkatakrishnan et al., GlobalSIP 2013) with the momentum of Nesterov.
     """
     before = image
     for strength in ROUNDS:
         ahead = torch.lerp(before, image, 1 + _MOMENTUM).float()
         alike, _ = _classical(ahead, ahead.new_tensor(strength), "gaussian", None)
-        before, image = image, acquisition.project(alike.to(image), data, trusted)
+        before, image = image, acquisition.project(alike.to(image), data)
     return image
 
 
