@@ -296,8 +296,8 @@ def _self_similar(image: Tensor, data: Tensor, acquisition: Acquisition) -> Tens
     """An image in which similar blocks became more alike, as far as it explains the measurement.
 
     The classical denoiser takes what sets a block apart from those like it for noise, less of it each round, and the
-    projection puts back what was measured, or filled: non-local upsampling (Manjon et al., Medical Image Analysis 2010) as
-    plug-and-play iterations (Venkatakrishnan et al., GlobalSIP 2013) with the momentum of Nesterov.
+    projection puts back what was measured, or filled: non-local upsampling (Manjon et al., Medical Image Analysis
+    2010) as plug-and-play iterations (Venkatakrishnan et al., GlobalSIP 2013) with the momentum of Nesterov.
     """
     before = image
     for strength in ROUNDS:
