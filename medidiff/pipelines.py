@@ -200,7 +200,7 @@ class Restorer(ABC):
         if hole is not None and scan.ref.kind == "nifti":
             scan = guessed_outside(scan, [hole])
         found = self.restore(scan.volumes[0], settings, hole=hole)
-        gone = blank(scan, hole, found.mean.shape, found.affine)
+        gone = blank(scan, hole, found.mean.shape)
         return found if gone is None else found.without(gone)
 
 

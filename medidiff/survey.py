@@ -104,7 +104,7 @@ def _noise(
     stack = posing.stack_axis(unit.shape, voxels)
     level = noise.of_scan(unit, modality, stack, sigma=sigma)
     if 0 < level.sigma < SMALLEST_SIGMA:
-        level = noise.of_scan(unit, modality, stack, sigma=0.0)
+        level = replace(level, sigma=0.0, field=None)
     percent = 100 * level.sigma / scaling.bright
     most = math.inf if engine.noise_range is None else _CREDIBLE * engine.noise_range[1]
     if options.noise is None and task == "superres":

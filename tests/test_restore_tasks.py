@@ -482,6 +482,36 @@ def test_what_was_not_measured_amid_the_scan_is_a_hole_to_super_resolution():
     np.testing.assert_allclose(found.mean, plain.mean, atol=1e-3)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_planes_amid_a_scan_that_were_not_measured_are_holes(axis):
+    volume = scan()
+    gone = np.zeros((21, 18, 11), bool)
+    np.moveaxis(gone, axis, 0)[[0, 5]] = True  # the first is background
+    amid = gone.copy()
+    np.moveaxis(amid, axis, 0)[0] = False
+    blind = replace(volume, array=np.where(gone, np.float32(0), volume.array), valid=~gone)
+    options = {"task": "superres", "factor": (1, 1, 2)}
+    found, masked = run(blind, **options), run(replace(volume, array=blind.array, valid=~gone), hole=amid, **options)
+    kept = ~gone.repeat(2, axis=2)
+    clean = run(volume, **options).mean
+    errors = [float(np.abs(each.mean - clean)[kept].mean()) for each in (found, masked)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.2)
+    assert errors[0] < 25  # of 800: no ringing about a black slice
+
+
+def test_a_slice_of_a_stack_is_not_a_hole_as_a_whole():
+    volume = scan()
+    gone, hole = box((21, 18, 11), (8, 11), (7, 10), (0, 1)), np.zeros((21, 18, 11), bool)
+    blind = replace(volume, array=np.where(gone, np.float32(0), volume.array), valid=~gone)
+    options = {"task": "superres", "factor": (2, 2, 1)}
+    found, masked = run(blind, Local(2), **options), run(volume, Local(2), hole=gone, **options)
+    np.testing.assert_allclose(found.mean, masked.mean, atol=1)  # its first slice too
+    hole[:, :, 2] = True
+    gone = box((21, 18, 11), (8, 11), (7, 10), (2, 3))
+    blind = replace(volume, array=np.where(gone, np.float32(0), volume.array), valid=~gone)
+    assert np.isfinite(run(blind, Local(2), hole=hole & ~gone, **options).mean).all()
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_what_was_not_measured_beside_a_hole_is_no_rim_of_it(dims):
     volume = scan()

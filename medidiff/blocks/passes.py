@@ -27,7 +27,7 @@ from medidiff.survey import Survey
 # voxels that the classical base looks around itself (21 and 45), as multiples of two steps of its references: the
 # chessboard of its groups lies alike in all windows
 REACH, ALIKE = {3: 24, 2: 48}, 8
-SPREAD_REACH = 8  # voxels: of the smoothing of the deviation of samples 4, to tell what lies still 7
+SPREAD_REACH = 4  # voxels that the deviation of samples is smoothed over
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,21 @@ class Work:
         parameters[:, 0] = torch.from_numpy(np.log10(np.maximum(told, SMALLEST_SIGMA)) + 2)
         return replace(posed, problem=replace(posed.problem, parameters=parameters))
 
+    def still(self, core: Box) -> NDArray[np.bool_]:
+        """Voxels of a box where nothing fluctuates; slices see each other here, whatever the network."""
+        around = [(max(part.start - noise.STILL_REACH, 0), part) for part in core]
+        wide = tuple(
+            slice(start, min(part.stop + noise.STILL_REACH, n))
+            for (start, part), n in zip(around, self.store.shape, strict=True)
+        )
+        inside = tuple(slice(part.start - start, part.stop - start) for start, part in around)
+        return noise.still(self.unit(wide))[inside]
+
     def core(self, block: Block, posed: posing.Posed) -> Part:
         """The core of a block that was posed in its window."""
         inside = _image_box(block.inside, posed.planes)
         core = replace(posed, problem=_cropped(posed.problem, inside), unit=posed.unit[block.inside], box=block.core)
-        keep = untouchable(noise.still(posed.unit)[block.inside], self.source.measured(block.core))
+        keep = untouchable(self.still(block.core), self.source.measured(block.core))
         return Part("denoise", core, self.source.read(block.core), keep, self.found, self.options)
 
     def ask(self, block: Block, state: str | None, theta: float) -> tuple[Part, Tensor, Tensor]:

@@ -76,9 +76,8 @@ class FactorParam(click.ParamType):  # type: ignore[type-arg]  # generic since c
 @click.option(
     "--factor",
     type=FactorParam(),
-    show_default="4",
-    help="superres: how many times thicker slices become; three numbers: how many times larger voxels become along "
-    "each axis of the array.",
+    help="superres: how many times thicker slices become (4 if it is not given); three numbers: how many times larger "
+    "voxels become along each axis of the array.",
 )
 @click.option(
     "--profile",

@@ -180,13 +180,13 @@ def take(volume: Volume, spatial_dims: int, noise: Literal["auto"] | float | Non
     from medidiff.physics import intensity, posing
     from medidiff.physics import noise as noises
     from medidiff.scans import geometry
+    from medidiff.survey import voxels_of
 
     grid, array = geometry.to_model_grid(volume)
     scaling, unit = intensity.normalise(
         array, volume.modality, None if volume.valid is None else grid.apply(volume.valid)
     )
-    acquired = None if volume.slice_axis is None else grid.axis(volume.slice_axis)
-    stack = posing.stack_axis(unit.shape, posing.Voxels(grid.spacing, grid.axis(2), acquired, volume.thickness))
+    stack = posing.stack_axis(unit.shape, voxels_of(volume, grid))
     planes = stack if spatial_dims == 2 else None
     if noise is None:
         return Taken(unit, grid.spacing, planes, volume.modality, None, 0.0)

@@ -51,7 +51,8 @@ _ENOUGH = 400_000  # coefficients that give sigma to 0.2 %
 _BLOCK, _FEWEST_BLOCKS, _ENOUGH_BLOCKS = 8, 20, 1000  # voxels an edge; blocks that a percentile needs
 _MIDDLE = 160  # voxels: edge of the part of the scan that correlations are measured on
 _STEP = 1 / 256  # of a table, sigma
-_RIM = 5  # voxels that it is reached through
+_RIM = 5  # voxels that the rim of what lies still is reached through
+STILL_REACH = _RIM + 2  # voxels around one that tell whether it does
 _FEWEST = 64  # coefficients that a standard deviation is worth computing from
 
 

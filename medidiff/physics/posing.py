@@ -134,10 +134,8 @@ class Posed:
         """Variance that mixing with the scan adds to a denoised image's own, which counts ``strength`` squared.
 
         ``(1 - strength)^2 sigma^2`` of the scan's noise, and twice the covariance with what the restored image kept of
-        it: ``strength (1 - strength) v sigma^2``. Nothing for tasks that are mixed with no scan.
+        it: ``strength (1 - strength) v sigma^2``.
         """
-        if not self._is_scan:
-            return np.zeros_like(self.unit)
         rest = 1 - strength
         return self.array(self.problem.sigma.square() * rest * (rest + 2 * strength * self._noise_kept))
 
@@ -189,7 +187,7 @@ def pose(
     if planes is not None and hole is not None and hole.all(axis=tuple(_in_plane(range(3), planes))).any():
         raise ScanError("The mask covers whole slices, which a pipeline for 2-D images cannot fill; choose a 3-D one.")
     if task == "superres":
-        return _superresolve(unit, voxels, level, _gaps(hole, measured), options, planes, measured)
+        return _superresolve(unit, voxels, level, _gaps(hole, measured, planes), options, planes, hole, measured)
     spacing = torch.tensor([_in_plane(voxels.spacing, planes)])
     sigma, texture = _sigma(level, unit.shape), _texture(level, planes)
     if task == "denoise":
@@ -202,7 +200,7 @@ def pose(
     quiet = None if level.sigma == 0 else _batch(sigma[box], planes)
     seen = ~hole if measured is None else measured
     across, symmetry = _across(unit, hole, seen, voxels.spacing, box, planes)
-    images = _batch(unit[box], planes), _batch(_unknown(hole[box], seen[box], planes), planes)
+    images = _batch(unit[box], planes), _batch(_but_for_empty_images(hole[box], ~seen[box], planes), planes)
     problem = tasks.inpaint(*images, spacing, sigma=quiet, law=level.law, texture=texture, across=across)
     return Posed(problem, planes, unit, box, None, KAPPA[task], symmetry)
 
@@ -214,6 +212,7 @@ def _superresolve(
     hole: Mask | None,
     options: RestoreOptions,
     planes: int | None,
+    asked: Mask | None,
     measured: Mask | None,
 ) -> Posed:
     acquisition = resolution.plan(
@@ -230,7 +229,7 @@ def _superresolve(
     fine = [size / axis.factor for size, axis in zip(voxels.spacing, acquisition.axes, strict=True)]
     seen = acquisition if planes is None else Acquisition(tuple(_in_plane(acquisition.axes, planes)))
     everywhere, across, symmetry = tuple(slice(0, n) for n in unit.shape), None, None
-    if hole is not None:
+    if hole is not None and asked is not None:  # for voxels that a reader found without a value it is not worth it
         known = ~hole if measured is None else measured
         across, symmetry = _across(unit, hole, known, voxels.spacing, everywhere, planes)
     problem = tasks.superresolve(
@@ -247,28 +246,42 @@ def _superresolve(
     return Posed(problem, planes, unit, box, acquisition, KAPPA["superres"], symmetry)
 
 
-def _gaps(hole: Mask | None, measured: Mask | None) -> Mask | None:
-    """The hole, and what else was not measured in the midst of what was; what lies around it is background."""
-    if measured is None:
+def _gaps(hole: Mask | None, measured: Mask | None, planes: int | None) -> Mask | None:
+    """The hole, and what else was not measured amid what was; what lies around that is background.
+
+    Amid it lie regions that touch no face of their image, and whole planes of a volume between others.
+    """
+    unknown = None if measured is None else ~measured
+    missing = unknown if unknown is None or hole is None else unknown & ~hole
+    if unknown is None or missing is None or not missing.any():
         return hole
-    missing = ~measured if hole is None else ~(measured | hole)
-    labels, count = ndimage.label(missing.squeeze())
+    axes = [axis for axis in _in_plane(range(3), planes) if missing.shape[axis] > 1]
+    joined = np.zeros((3, 3, 3), dtype=np.bool_)
+    joined[1, 1, 1] = True
+    for axis in axes:
+        np.moveaxis(joined, axis, 0)[:, 1, 1] = True
+    labels, count = ndimage.label(missing, joined)
     inside = np.ones(count + 1, dtype=np.bool_)
     inside[0] = False
-    for axis in range(labels.ndim):
+    for axis in axes:
         for face in (0, -1):
             inside[labels.take(face, axis=axis)] = False
-    enclosed = np.asarray(inside[labels], dtype=np.bool_).reshape(missing.shape)
-    if not enclosed.any():
-        return hole
-    return enclosed if hole is None else hole | enclosed
+    found = np.asarray(inside[labels], dtype=np.bool_)
+    for axis in axes if planes is None else ():
+        empty = np.asarray(np.moveaxis(unknown, axis, 0).all(axis=(1, 2)))
+        known = np.flatnonzero(~empty)
+        if known.size:
+            empty[: known[0]] = empty[known[-1] :] = False
+            np.moveaxis(found, axis, 0)[empty] = True
+    gaps = _but_for_empty_images(hole, found & missing if hole is None else (found & missing) | hole, planes)
+    return gaps if gaps.any() else None
 
 
-def _unknown(hole: Mask, measured: Mask, planes: int | None) -> Mask:
-    """The hole and what else was not measured, unless nothing else was: no part of the hole's rim."""
-    unknown = ~measured
-    axes = tuple(range(3)) if planes is None else tuple(_in_plane(range(3), planes))
-    return np.where(unknown.all(axis=axes, keepdims=True), hole, unknown)
+def _but_for_empty_images(hole: Mask | None, unknown: Mask, planes: int | None) -> Mask:
+    """What is not known of images of which something is; of others the hole."""
+    axes = tuple(_in_plane(range(3), planes))
+    empty = unknown.all(axis=axes, keepdims=True)
+    return np.asarray(np.where(empty, False if hole is None else hole, unknown), dtype=np.bool_)
 
 
 def _across(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff import bundles, scans
+from medidiff import bundles, footprint, scans
 from medidiff._version import __version__
 from medidiff.config import RunConfig
 from medidiff.errors import ScanError
@@ -85,6 +85,9 @@ def foresee(ref: ScanRef, config: RunConfig) -> None:
     outline = scans.outline(ref, fill_gaps=config.task == "inpaint")
     refuse_irregular(outline, config)
     formats.refuse_unfit(outline, config)
+    if config.task == "superres":
+        for volume in outline.volumes:
+            footprint.fine_shape(volume.array.shape, volume.spacing, config.restore)
     holes.foresee(outline, config)
 
 
@@ -170,6 +173,10 @@ def refuse_irregular(scan: Scan, config: RunConfig) -> None:
         raise ScanError(
             f"{scan.ref.path} is not a regular volume ({'; '.join(reasons)}), so its voxels cannot be made finer; "
             f"{'fill the gap with medidiff inpaint' if gaps else 'resample it to a regular grid'} first."
+        )
+    if config.task == "superres" and any(np.linalg.matrix_rank(volume.affine) < 4 for volume in scan.volumes):
+        raise ScanError(
+            f"{scan.ref.path} has an affine without an inverse, so that finer voxels have no place; repair its header."
         )
     if config.task == "superres" and "dicom" in config.kinds(scan.ref.kind):
         scans.check_finer(scan)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from medidiff import pipelines
+from medidiff import pipelines, scans
 from medidiff.config import RunConfig
 from medidiff.diffusion import tiles
 from medidiff.errors import ScanError, UsageError
@@ -121,34 +119,12 @@ def evaluated(pipeline: pipelines.Pipeline, shape: Sequence[int]) -> float:
 
 
 def hollow(ref: ScanRef) -> tuple[Volume, int]:
-    """A volume of a scan's size without its voxels, and how many of them the scan holds.
+    """The largest volume of a scan without its voxels, and how many volumes the scan holds.
 
     Raises:
         ScanError: the file is damaged.
-        ValueError: a DICOM header lacks what tells its size.
     """
-    shape, spacing, modality = _file(ref) if ref.kind == "nifti" else _series(ref)
-    zeros = np.broadcast_to(np.float32(0), (*shape[:2], shape[2]))
-    return Volume(zeros, np.diag((*spacing, 1.0)), modality), shape[3]
-
-
-def _file(ref: ScanRef) -> tuple[tuple[int, ...], tuple[float, float, float], str]:
-    """Shape, spacing and modality of a NIfTI file; its values, which tell of CT, are not read."""
-    from medidiff.scans import nifti
-
-    with nifti.reading(ref.path):
-        source, _ = nifti.headed(ref.path, in_memory=False)
-    i, j, k = (abs(float(size)) or 1.0 for size in (*source.header.get_zooms(), 1.0, 1.0)[:3])
-    return (*source.shape, 1, 1)[:4], (i, j, k), "MR"
-
-
-def _series(ref: ScanRef) -> tuple[tuple[int, ...], tuple[float, float, float], str]:
-    """Shape, spacing and modality of a DICOM series, of the header of one of its files."""
-    from medidiff.scans.dicom_headers import load_header
-
-    header = load_header(ref.files[0])
-    if 0 in header.shape:
-        raise ValueError("no image")
-    slices = len(ref.files) if len(ref.files) > 1 else header.frames
-    rows, columns = header.spacing or (1.0, 1.0)
-    return (*header.shape, slices, 1), (columns, rows, header.thickness), header.modality
+    volumes = scans.outline(ref).volumes
+    volume = max(volumes, key=lambda each: each.array.size)
+    # the values of a NIfTI file, which tell of CT, are not read
+    return volume if ref.kind == "dicom" else replace(volume, modality="MR"), len(volumes)

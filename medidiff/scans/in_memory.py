@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from medidiff.errors import ScanError, UsageError
 from medidiff.scans import open_scan, read_mask
 from medidiff.scans.nifti import guess_modality, kind_of, units_of
-from medidiff.scans.regrid import regrid
 from medidiff.scans.volume import Scan, ScanRef, Volume
 
 if TYPE_CHECKING:
@@ -86,22 +85,21 @@ def hole_of(mask: Any, volume: Volume, affine: NDArray[np.float64] | None = None
     return hole
 
 
-def blank(
-    scan: Scan, hole: NDArray[np.bool_] | None, shape: tuple[int, ...], affine: NDArray[np.float64]
-) -> NDArray[np.bool_] | None:
+def blank(scan: Scan, hole: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     """Voxels of a result whose nearest voxel in the scan held no finite value and was not filled; ``None`` for none.
 
     Args:
         scan: of one volume, as ``to_scan`` gives it.
         hole: what was filled.
         shape: of the result.
-        affine: of the result.
     """
     volume = scan.volumes[0]
     if scan.ref.kind != "nifti" or volume.valid is None:
         return None
     gone = ~volume.valid if hole is None else ~(volume.valid | hole)
-    return gone if gone.shape == shape else regrid(volume, shape, affine).spread(gone)
+    # finer voxels fill the same field of view
+    nearest = ((np.arange(fine) + 0.5) * coarse / fine for fine, coarse in zip(shape, gone.shape, strict=True))
+    return gone[np.ix_(*(places.astype(int) for places in nearest))]
 
 
 def _volume(source: Any) -> Volume:

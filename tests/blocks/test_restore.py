@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medidiff import blocks
+from medidiff.blocks import cutting
 from medidiff.config import RestoreOptions
 from medidiff.engine import Engine
 from medidiff.errors import ScanError
@@ -105,6 +106,19 @@ def test_noise_that_varies(dims: int, tmp_path: Path) -> None:
     found, expected = both(volume, engine(Local(dims)), tmp_path)
     assert expected.record["noise_varies"]
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("dims", [3, 2])
+def test_a_background_of_one_value(dims: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of planes end within its reach, and in a 2-D pipeline see no other plane."""
+    monkeypatch.setattr(cutting, "LARGEST", 4 * TILE * TILE)
+    volume = mr()
+    masked = replace(volume, array=np.where(ball(SHAPE) > 0.5, volume.array, np.float32(0)))
+    masked.array[:, :, 9:15] = 0
+    found, expected = both(masked, engine(Local(dims)), tmp_path, strength=0.7)
+    assert_same(found, expected)
+    assert not expected.mean[masked.array == 0].any()
+    assert not expected.std[masked.array == 0].any()
 
 
 @pytest.mark.parametrize("shape", [(43, 34, 5), (70, 61, 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +13,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from medidiff.config import RunConfig
+from medidiff.config import RestoreOptions, RunConfig
 from medidiff.runs import RunResult, make_plan
 from medidiff.runs.foreseen import foreseen
 
@@ -51,13 +52,13 @@ def folder(scan: Write, sample_data: Path, tmp_path: Path) -> Path:
         ("denoise", {"format": "both"}, {"good.nii.gz", "whole"}),
         ("denoise", {"format": "nifti"}, {"good.nii.gz", "whole"}),
         ("denoise", {"format": "dicom"}, {"whole", "gap"}),
-        ("superres", {}, {"good.nii.gz", "whole"}),
+        ("superres", {"restore": RestoreOptions(factor=(1, 1, 2))}, {"good.nii.gz", "whole"}),
         ("inpaint", {}, {"gap"}),
         ("inpaint", {"mask": "masks"}, {"good.nii.gz"}),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_refuses(
-    go: Go, folder: Path, tmp_path: Path, task: str, settings: dict[str, str], good: set[str]
+    go: Go, folder: Path, tmp_path: Path, task: str, settings: dict[str, Any], good: set[str]
 ) -> None:
     more = {name: tmp_path / value if name == "mask" else value for name, value in settings.items()}
     config = RunConfig(inputs=(folder,), output=tmp_path / "out", task=task, **more)
@@ -67,6 +68,27 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     assert not (tmp_path / "out").exists()
     result = go(folder, output=tmp_path / "out", task=task, **more)
     assert {Path(case.input).name: case.reason for case in result.record.cases if case.status == "failed"} == told
+
+
+@pytest.mark.parametrize(
+    ("options", "affine", "says"),
+    [
+        (RestoreOptions(spacing=0.05), np.diag([1.0, 1, 3, 1]), "A factor of 60 is not between 1 and 16"),
+        (RestoreOptions(), np.eye(4), "isotropic already"),
+        (RestoreOptions(factor=(2, 2, 1)), np.diag([1.0, 1, 0, 1]), "an affine without an inverse"),
+    ],
+)
+def test_what_cannot_become_finer_is_refused_beforehand(
+    tmp_path: Path, options: RestoreOptions, affine: np.ndarray, says: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    image = nib.Nifti1Image(np.ones((6, 6, 6), np.int16), None)
+    image.header.set_sform(affine, code=1)
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "in" / "a.nii.gz")
+    config = RunConfig(inputs=(tmp_path / "in",), output=tmp_path / "out", task="superres", restore=options)
+    (case,) = foreseen(make_plan(config), config).cases
+    assert case.state == "refused"
+    assert says in case.reason
 
 
 def test_what_only_the_voxels_tell_is_left_to_the_run(scan: Write, fake: object, tmp_path: Path) -> None:
