@@ -190,7 +190,7 @@ def restore(
         supplied=grid.undo(part.supplied()),
         checks=checks | found.figures,
         verdicts=verdicts,
-        record=record | calibrated(engine.calibration, interval) | _resolved(posed, grid, level, gap) | timed(begin),
+        record=record | calibrated(engine.calibration, interval) | _resolved(posed, grid, level) | timed(begin),
         gamma=options.gamma,
         volume=volume,
     )
@@ -349,9 +349,7 @@ def calibrated(known: uncertainty.Calibration, interval: uncertainty.Interval | 
     }
 
 
-def _resolved(
-    posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstimate, gap: NDArray[np.bool_] | None
-) -> dict[str, Any]:
+def _resolved(posed: posing.Posed, grid: geometry.Grid, level: noise.NoiseEstimate) -> dict[str, Any]:
     """What became of the options: the factors of super-resolution, the hole."""
     found: dict[str, Any] = {
         "data_consistency": "exact" if level.sigma == 0 or posed.problem.support is not None else "statistical",
@@ -365,9 +363,9 @@ def _resolved(
             "profile": [None if axis.trivial else axis.profile for axis in axes],
             "profile_width": [None if axis.trivial else round(axis.width, 6) for axis in axes],
         }
-    if posed.problem.support is not None and gap is not None:
-        found["filled_voxels"] = int(gap.sum())
-    if gap is not None:
+    if posed.problem.support is not None:
+        found["filled_voxels"] = int(posed.problem.support.sum())
+    if posed.problem.support is not None or posed.problem.trusted is not None:
         found["symmetry"] = None if posed.symmetry is None else round(posed.symmetry, 4)
     return found
 

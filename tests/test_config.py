@@ -51,14 +51,15 @@ def test_three_figures_are_one_an_axis() -> None:
         ("batch", 0, "batch: .*greater than or equal to 1"),
         ("memory", -1, "memory: .*greater than 0"),
         ("precision", "fp8", "precision: .*'fp32'"),
-        ("thread", 1, "thread: Extra inputs are not permitted"),
+        ("thread", 1, "unknown setting 'thread'; known are batch, device"),
     ],
 )
 def test_settings_that_are_wrong_are_a_sentence(name: str, value: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         ComputeOptions(**{name: value})
     assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="device" if name == "device" else f"compute.{name}: "):
+    where = {"device": "device", "thread": "'compute.thread'"}.get(name, f"compute.{name}: ")
+    with pytest.raises(UsageError, match=where):
         RunConfig(inputs=["a"], output="b", compute={name: value})  # the outer settings say where
     with pytest.raises(ValidationError):
         ComputeOptions.model_validate({name: value})

@@ -514,13 +514,12 @@ def test_a_slice_of_a_stack_is_not_a_hole_as_a_whole():
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_what_was_not_measured_beside_a_hole_is_no_rim_of_it(dims):
-    volume = scan()
+    volume = lopsided((21, 18, 11))
     beside = box((21, 18, 11), (13, 16), (5, 12), (3, 8))
     blind = replace(volume, array=np.where(beside, np.float32(0), volume.array), valid=~beside)
-    network = Local(dims)
-    found = run(blind, network, task="inpaint", hole=HOLE)
-    both = run(volume, network, task="inpaint", hole=HOLE | beside)
-    np.testing.assert_allclose(found.mean[HOLE], both.mean[HOLE], atol=1e-2)
+    found = run(blind, Constant(spatial_dims=dims), task="inpaint", hole=HOLE)
+    both = run(volume, Constant(spatial_dims=dims), task="inpaint", hole=HOLE | beside)
+    assert np.abs(found.mean - both.mean)[HOLE].mean() < 2  # of a spread of 100
     np.testing.assert_array_equal(found.mean[~HOLE], blind.array[~HOLE])
     assert found.record["filled_voxels"] == int(HOLE.sum())
     assert not found.std[~HOLE].any()

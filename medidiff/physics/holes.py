@@ -38,8 +38,10 @@ _MAX_POOL = {2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}
 _MEAN_POOL = {2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}
 
 
-def fill(image: Tensor, hole: Tensor, spacing: Tensor, across: Tensor | None = None) -> Tensor:
-    """Fill holes; voxels outside of them are returned as they are.
+def fill(
+    image: Tensor, hole: Tensor, spacing: Tensor, across: Tensor | None = None, unknown: Tensor | None = None
+) -> Tensor:
+    """Fill holes; known voxels outside of them are returned as they are.
 
     Args:
         image: (B, *spatial); what it holds inside holes does not matter.
@@ -47,17 +49,22 @@ def fill(image: Tensor, hole: Tensor, spacing: Tensor, across: Tensor | None = N
         spacing: voxel size in millimetres, (B, dims): neighbours weigh 1 / distance^2.
         across: the image's reflection (``symmetry``), an external drift: what it makes expect is taken away before the
             filling, which is smooth, and added after it; ``None`` for a smooth filling.
+        unknown: (B, *spatial) boolean: what tells nothing of a hole, holes included; near them it is filled too.
     """
     if not bool(hole.any()):
         return image
     result = image.clone()
     for box in _boxes(hole):
         part = (slice(None), *box)
-        result[part] = _fill(image[part], hole[part], spacing)
+        gap = hole[part] if unknown is None else unknown[part]
+        alone = gap.flatten(1).all(dim=1).reshape(-1, *(1,) * (gap.ndim - 1))  # of that image nothing else is known
+        gap = torch.where(alone, hole[part], gap)
+        result[part] = _fill(image[part], gap, spacing)
         if across is not None:
             for _ in range(_LOOKS):
-                drift = symmetry.drift(result[part], across[part], hole[part])
-                result[part] = _fill(image[part], hole[part], spacing, drift)
+                seen = torch.where(hole[part], result[part], image[part])
+                drift = symmetry.drift(seen, across[part], hole[part])
+                result[part] = _fill(image[part], gap, spacing, drift)
     return result
 
 

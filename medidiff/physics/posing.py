@@ -200,8 +200,16 @@ def pose(
     quiet = None if level.sigma == 0 else _batch(sigma[box], planes)
     seen = ~hole if measured is None else measured
     across, symmetry = _across(unit, hole, seen, voxels.spacing, box, planes)
-    images = _batch(unit[box], planes), _batch(_but_for_empty_images(hole[box], ~seen[box], planes), planes)
-    problem = tasks.inpaint(*images, spacing, sigma=quiet, law=level.law, texture=texture, across=across)
+    images = _batch(unit[box], planes), _batch(hole[box], planes)
+    problem = tasks.inpaint(
+        *images,
+        spacing,
+        sigma=quiet,
+        law=level.law,
+        texture=texture,
+        across=across,
+        unknown=None if measured is None else _batch(~seen[box], planes),
+    )
     return Posed(problem, planes, unit, box, None, KAPPA[task], symmetry)
 
 
@@ -273,15 +281,10 @@ def _gaps(hole: Mask | None, measured: Mask | None, planes: int | None) -> Mask 
         if known.size:
             empty[: known[0]] = empty[known[-1] :] = False
             np.moveaxis(found, axis, 0)[empty] = True
-    gaps = _but_for_empty_images(hole, found & missing if hole is None else (found & missing) | hole, planes)
+    gaps = found & missing if hole is None else (found & missing) | hole
+    images = tuple(_in_plane(range(3), planes))  # nothing is known of one that is all gap
+    gaps = np.where(gaps.all(axis=images, keepdims=True), False if hole is None else hole, gaps)
     return gaps if gaps.any() else None
-
-
-def _but_for_empty_images(hole: Mask | None, unknown: Mask, planes: int | None) -> Mask:
-    """What is not known of images of which something is; of others the hole."""
-    axes = tuple(_in_plane(range(3), planes))
-    empty = unknown.all(axis=axes, keepdims=True)
-    return np.asarray(np.where(empty, False if hole is None else hole, unknown), dtype=np.bool_)
 
 
 def _across(

@@ -186,6 +186,7 @@ def inpaint(
     law: Law = "gaussian",
     texture: Texture | None = None,
     across: Tensor | None = None,
+    unknown: Tensor | None = None,
 ) -> Problem:
     """Pose inpainting: voxels in ``hole`` were not measured, all others are kept exactly.
 
@@ -202,13 +203,14 @@ def inpaint(
         law: of the noise.
         texture: of the noise.
         across: the reflection of the scan, see ``holes.mirrored``; ``None`` where it is not symmetric.
+        unknown: boolean, same shape: what was not measured, the hole included; ``None`` for the hole alone.
     """
     if sigma is None:
-        base = holes.fill(measured, hole, spacing, across)
+        base = holes.fill(measured, hole, spacing, across, unknown)
     else:
-        base = holes.fill(measured, hole, spacing)
+        base = holes.fill(measured, hole, spacing, None, unknown)
         quiet, _ = _classical(base, sigma.expand_as(base).clamp(min=SMALLEST_SIGMA), law, texture)
-        base = holes.fill(quiet, hole, spacing, across)
+        base = holes.fill(quiet, hole, spacing, across, unknown)
     scale = _filling_error(base, hole)
     known, noiseless = (~hole).to(base.dtype), torch.full_like(base, SMALLEST_SIGMA)
     return Problem(base, base, scale, noiseless, known, _parameters(noiseless, "gaussian", spacing), support=hole)

@@ -232,5 +232,5 @@ def test_b_values_are_not_forgotten_silently(go: Go, series: Path, tmp_path: Pat
 
 
 def test_settings_that_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="BIDS dataset holds NIfTI"):
+    with pytest.raises(UsageError, match="BIDS dataset holds NIfTI"):
         RunConfig(inputs=(Path("a"),), output=Path("b"), bids=True, format="both")

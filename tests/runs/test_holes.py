@@ -124,7 +124,7 @@ def test_mask_that_is_not_there_or_not_needed_is_a_usage_error(
         go(source, output=out, task="inpaint", mask=tmp_path / "absent.nii.gz")
     with pytest.raises(UsageError, match="inpaint needs --mask"):
         go(source, output=out, task="inpaint")
-    with pytest.raises(ValueError, match="denoise takes no mask"):
+    with pytest.raises(UsageError, match="denoise takes no mask"):
         RunConfig(inputs=(source,), output=out, mask=source)
     assert not out.exists()
 
