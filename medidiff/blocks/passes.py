@@ -91,22 +91,22 @@ class Work:
         inside = tuple(slice(part.start - start, part.stop - start) for start, part in around)
         return noise.still(self.unit(wide))[inside]
 
-    def core(self, block: Block, posed: posing.Posed) -> Part:
-        """The core of a block that was posed in its window."""
+    def part(self, block: Block, posed: posing.Posed) -> Part:
+        """The core of a block, posed in its window, as it becomes an image."""
         inside = _image_box(block.inside, posed.planes)
         core = replace(posed, problem=_cropped(posed.problem, inside), unit=posed.unit[block.inside], box=block.core)
         keep = untouchable(self.still(block.core), self.source.measured(block.core))
         return Part("denoise", core, self.source.read(block.core), keep, self.found, self.options)
 
-    def ask(self, block: Block, state: str | None, theta: float) -> tuple[Part, Tensor, Tensor]:
-        """The network's answer in a block's core, and the core as it becomes an image."""
+    def ask(self, block: Block, state: str | None, theta: float) -> tuple[posing.Posed, Tensor, Tensor]:
+        """A block posed in its window, and the network's answer in its core."""
         posed = self.posed(block.window)
         z = None if state is None else posed.images(torch.from_numpy(self.store.read(state, block.window)))
         gain = self.engine.calibration.gain(self.interval)
         denoise = self.engine.denoiser(posed.problem, None, flips=self.options.flips, gain=gain)
         residual, log_variance = denoise(z, theta)
         inside = _image_box(block.inside, posed.planes)
-        return self.core(block, posed), residual[inside], log_variance[inside]
+        return posed, residual[inside], log_variance[inside]
 
 
 def _image_box(box: Box, planes: int | None) -> Box:
@@ -131,12 +131,13 @@ def classical(work: Work, block: Block) -> None:
 
 def mean(work: Work, block: Block) -> None:
     """The posterior mean, its deviation, and the share that the prior supplied."""
-    part, residual, log_variance = work.ask(block, None, TERMINAL)
+    posed, residual, log_variance = work.ask(block, None, TERMINAL)
+    part = work.part(block, posed)
     work.store.write("mean", block.core, part.image(residual))
     work.store.write("deviation", block.core, part.deviation(log_variance))
     work.store.write("supplied", block.core, part.supplied())
     if work.options.samples:
-        work.store.write("first", block.core, part.posed.array(residual))
+        work.store.write("first", block.core, posed.array(residual))
 
 
 def start(work: Work, block: Block, sample: int, state: str) -> None:
@@ -149,14 +150,14 @@ def start(work: Work, block: Block, sample: int, state: str) -> None:
 def step(work: Work, block: Block, sample: int, index: int) -> None:
     """One step of the solver; the last makes the sample."""
     here = _path(work)[index]
-    part, current, _ = work.ask(block, _state(index), here.theta)
+    posed, current, _ = work.ask(block, _state(index), here.theta)
     if here.following == 0:
-        work.store.write(f"sample{sample}", block.core, part.image(current))
+        work.store.write(f"sample{sample}", block.core, work.part(block, posed).image(current))
         return
-    answer = torch.from_numpy(part.posed.array(current))
+    answer = torch.from_numpy(posed.array(current))
     z, previous = (torch.from_numpy(work.store.read(name, block.core)) for name in (_state(index), _answer(index - 1)))
     work.store.write(_state(index + 1), block.core, here.advance(z, answer, previous).numpy())
-    work.store.write(_answer(index), block.core, part.posed.array(current))
+    work.store.write(_answer(index), block.core, posed.array(current))
 
 
 def spread(work: Work, block: Block) -> None:
@@ -164,7 +165,7 @@ def spread(work: Work, block: Block) -> None:
     samples = [work.store.read(f"sample{index}", block.window) for index in range(work.options.samples)]
     predicted = work.store.read("deviation", block.window)
     values = uncertainty.combine(predicted, samples, work.interval, work.found.scaling.scale)[block.inside]
-    part = work.core(block, work.posed(block.window))
+    part = work.part(block, work.posed(block.window))
     work.store.write("std", block.core, part.where_restored(part.mixed(values)))
 
 
