@@ -11,7 +11,7 @@ from medidiff.diffusion import guard
 from medidiff.engine import Engine
 from medidiff.errors import ScanError
 from medidiff.physics import intensity, noise, posing
-from medidiff.physics.slabs import Slabs
+from medidiff.physics.slabs import Image, Slabs
 from medidiff.physics.tasks import SMALLEST_SIGMA
 from medidiff.scans import geometry
 from medidiff.scans.volume import Volume
@@ -82,6 +82,14 @@ def voxels_of(volume: Volume, grid: geometry.Grid) -> posing.Voxels:
     acquired = None if volume.slice_axis is None else grid.axis(volume.slice_axis)
     stored = HEAD_TO_FOOT if volume.modality == "CT" else grid.axis(2)
     return posing.Voxels(grid.spacing, stored, acquired, volume.thickness)
+
+
+def seen(volume: Volume) -> tuple[geometry.Grid, intensity.Intensity, Image, int]:
+    """A volume without holes as its survey sees it: model's grid, scaling, normalised array, the axis of its slices."""
+    grid, array = geometry.to_model_grid(volume)
+    valid = None if volume.valid is None else grid.apply(volume.valid)
+    scaling, unit = intensity.normalise(array, volume.modality, valid)
+    return grid, scaling, unit, posing.stack_axis(unit.shape, voxels_of(volume, grid))
 
 
 def _noise(

@@ -177,16 +177,10 @@ def volumes_of(sources: tuple[Path, ...], meter: learning.Meter) -> Iterator[tup
 
 def take(volume: Volume, spatial_dims: int, noise: Literal["auto"] | float | None) -> Taken:
     """A volume as restoring would see it."""
-    from medidiff.physics import intensity, posing
     from medidiff.physics import noise as noises
-    from medidiff.scans import geometry
-    from medidiff.survey import voxels_of
+    from medidiff.survey import seen
 
-    grid, array = geometry.to_model_grid(volume)
-    scaling, unit = intensity.normalise(
-        array, volume.modality, None if volume.valid is None else grid.apply(volume.valid)
-    )
-    stack = posing.stack_axis(unit.shape, voxels_of(volume, grid))
+    grid, scaling, unit, stack = seen(volume)
     planes = stack if spatial_dims == 2 else None
     if noise is None:
         return Taken(unit, grid.spacing, planes, volume.modality, None, 0.0)

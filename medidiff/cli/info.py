@@ -89,14 +89,11 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
 
 def noise_of(volume: Volume) -> dict[str, Any]:
     """The noise that ``denoise --noise auto`` starts from: percent of the bright foreground, and the scan's units."""
-    from medidiff.physics import intensity, noise, posing
-    from medidiff.scans import geometry
-    from medidiff.survey import voxels_of
+    from medidiff.physics import noise
+    from medidiff.survey import seen
 
-    grid, array = geometry.to_model_grid(volume)
-    valid = None if volume.valid is None else grid.apply(volume.valid)
-    scaling, unit = intensity.normalise(array, volume.modality, valid)
-    found = noise.of_scan(unit, volume.modality, posing.stack_axis(unit.shape, voxels_of(volume, grid)))
+    _, scaling, unit, stack = seen(volume)
+    found = noise.of_scan(unit, volume.modality, stack)
     percent, sigma = 100 * found.sigma / scaling.bright, found.sigma * scaling.scale
     return {
         "percent": round(percent, 2),
