@@ -167,18 +167,20 @@ def refuse_irregular(scan: Scan, config: RunConfig) -> None:
     Raises:
         ScanError: the series is not a regular volume, or new slices could not be written, with the reason.
     """
+    if config.task != "superres":
+        return
     reasons = unique(volume.irregular for volume in scan.volumes if volume.irregular)
-    if config.task == "superres" and reasons:
+    if reasons:
         gaps = all("missing" in reason for reason in reasons)
         raise ScanError(
             f"{scan.ref.path} is not a regular volume ({'; '.join(reasons)}), so its voxels cannot be made finer; "
             f"{'fill the gap with medidiff inpaint' if gaps else 'resample it to a regular grid'} first."
         )
-    if config.task == "superres" and any(np.linalg.matrix_rank(volume.affine) < 4 for volume in scan.volumes):
+    if any(np.linalg.matrix_rank(volume.affine) < 4 for volume in scan.volumes):
         raise ScanError(
             f"{scan.ref.path} has an affine without an inverse, so that finer voxels have no place; repair its header."
         )
-    if config.task == "superres" and "dicom" in config.kinds(scan.ref.kind):
+    if "dicom" in config.kinds(scan.ref.kind):
         scans.check_finer(scan)
 
 

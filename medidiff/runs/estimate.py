@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from medidiff import pipelines, scans
 from medidiff.config import RunConfig
 from medidiff.diffusion import tiles
-from medidiff.errors import ScanError, UsageError
 from medidiff.footprint import fine_shape
 from medidiff.physics import tasks
 from medidiff.runs import pace
@@ -97,13 +96,10 @@ def probe(info: pipelines.PipelineInfo, config: RunConfig, clock: Clock) -> tupl
 
 
 def of_volume(volume: Volume, config: RunConfig, pipeline: pipelines.Pipeline, found: Pace) -> float:
-    """Seconds of one volume; none for one that cannot become as fine as asked, which is refused at once."""
+    """Seconds of one volume."""
     options, shape, rounds = config.restore, volume.array.shape, 1
     if config.task == "superres":
-        try:
-            shape, rounds = fine_shape(shape, volume.spacing, options), len(tasks.ROUNDS)
-        except (UsageError, ScanError):
-            return 0.0
+        shape, rounds = fine_shape(shape, volume.spacing, options), len(tasks.ROUNDS)
     evaluations = options.evaluations(pipeline.engine.network.spatial_dims)
     return found.seconds(math.prod(shape), evaluations * evaluated(pipeline, shape), rounds)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from medidiff import bundles, footprint, pipelines
 from medidiff.config import RunConfig
-from medidiff.errors import OutOfMemory, ScanError, UsageError
+from medidiff.errors import OutOfMemory
 from medidiff.footprint import Footprint, Network, Request
 from medidiff.pipelines import PipelineInfo
 from medidiff.runs import estimate
@@ -35,8 +35,6 @@ def of_case(ref: ScanRef, config: RunConfig, able: Sequence[PipelineInfo]) -> Fo
         return footprint.choose(asked, footprint.room(config.compute.memory, begun=False))
     except OutOfMemory:
         return "it needs more memory than there is"
-    except (UsageError, ScanError) as error:  # it cannot become so fine
-        return str(error)
 
 
 def told(found: Footprint | str) -> str:
