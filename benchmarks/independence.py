@@ -239,8 +239,7 @@ def extent(image: Image) -> float:
 
 def tile_borders(engine: Engine, shape: tuple[int, ...]) -> list[list[int]]:
     """Along each axis, the first voxels of all tiles but the first."""
-    tiling = tiles.plan(shape, engine.tile, engine.halo, int(engine.network.stride))
-    return [list(range(core, n, core)) for core, n in zip(tiling.core, shape, strict=True)]
+    return [list(cuts[1:]) for cuts in tiles.plan(shape, engine.tile, engine.halo, int(engine.network.stride)).cuts]
 
 
 def seam(image: Image, borders: Sequence[Sequence[int]]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medidiff.config import RestoreOptions, Task
+from medidiff.diffusion.windows import widest
 from medidiff.errors import OutOfMemory
 from medidiff.scans.limits import available_memory, told_apart
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 Way = Literal["whole", "tiles", "blocks"]
 WHOLE = 224**3  # voxels that need no tiles
 USUAL = 192  # edge of a window where there is memory enough
-LARGE = 224  # edge of a block where there is memory enough: the larger, the less is read twice
+LARGE = 248  # edge of a block where there is memory enough: the larger, the less is read twice
 TILES = (USUAL, 160, 128, 96)  # edges of windows, the largest that fits is taken
+STRIDE = 8  # windows of networks are its multiples
 START = 350e6  # bytes of a process that has loaded a pipeline
 FIXED = 95e6  # of small things that every restoration needs, on two threads
 # bytes a voxel of what is worked on (its copies, the survey, what the network is told), by spatial dimensions
@@ -209,7 +211,8 @@ def in_blocks(asked: Request, tile: int) -> float:
     voxels, plane = math.prod(asked.volume), math.prod(asked.volume[1:])
     slab = min(voxels, max(SURVEY, LEAST * plane))
     surveyed = SURVEYED[asked.network.spatial_dims] * slab + BESIDE * min(voxels - slab, AROUND * plane)
-    window = math.prod(_widest(n, tile, asked.network.halo) for n in _window(asked.volume, None, asked))
+    halo = math.ceil(asked.network.halo / STRIDE) * STRIDE
+    window = math.prod(widest(n, tile, halo, STRIDE) for n in _window(asked.volume, None, asked))
     network = _each(asked) if asked.network.on_host else 0.0
     count: float = window
     if asked.network.spatial_dims == 2:  # as many slices as make a block, or all
@@ -259,16 +262,6 @@ def _window(shape: Sequence[int], tile: int | None, asked: Request) -> tuple[int
     """The largest window that the network sees."""
     sizes = sorted(shape)[-asked.network.spatial_dims :]
     return tuple(sizes if tile is None else [min(n, tile) for n in sizes])
-
-
-def _widest(size: int, tile: int, halo: int, stride: int = 8) -> int:
-    """The widest window along an axis that is cut evenly; see ``tiles.plan``."""
-    if size <= tile:
-        return size
-    halo, two = math.ceil(halo / stride) * stride, size <= 2 * (tile - halo)
-    core = size // 2 if two else tile - 2 * halo
-    core = math.ceil(size / math.ceil(size / core) / stride) * stride
-    return core + (halo if two else 2 * halo)
 
 
 def _network(asked: Request, tile: int | None) -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medidiff.diffusion.windows import widest
 from medidiff.physics.extend import extend
 
 WHOLE, LARGE = 224**3, 192  # voxels that need no tiles (3 GB at most), and the edge of a tile beyond
@@ -37,32 +38,33 @@ class Tiling:
     Attributes:
         spatial: the volume's shape.
         padded: ``spatial`` rounded up to multiples of ``stride`` (filled by symmetric extension).
-        core: kept part of an inner window along each axis.
+        cuts: where cores begin along each axis.
         halo: voxels read around the core, a multiple of ``stride``.
         stride: the network's stride.
     """
 
     spatial: tuple[int, ...]
     padded: tuple[int, ...]
-    core: tuple[int, ...]
+    cuts: tuple[tuple[int, ...], ...]
     halo: int
     stride: int
 
     def __iter__(self) -> Iterator[Tile]:
         """All tiles, in storage order."""
-        starts = [range(0, size, core) for size, core in zip(self.padded, self.core, strict=True)]
-        for corner in itertools.product(*starts):
-            stops = [min(a + core, size) for a, core, size in zip(corner, self.core, self.padded, strict=True)]
-            first = [max(a - self.halo, 0) for a in corner]
-            last = [min(b + self.halo, size) for b, size in zip(stops, self.padded, strict=True)]
+        axes = [
+            list(zip(starts, (*starts[1:], size), itertools.repeat(size), strict=False))
+            for starts, size in zip(self.cuts, self.padded, strict=True)
+        ]
+        for along in itertools.product(*axes):
+            first = [max(a - self.halo, 0) for a, _, _ in along]
             yield Tile(
-                tuple(slice(a, b) for a, b in zip(first, last, strict=True)),
-                tuple(slice(a, b) for a, b in zip(corner, stops, strict=True)),
-                tuple(slice(a - f, b - f) for a, b, f in zip(corner, stops, first, strict=True)),
+                tuple(slice(f, min(b + self.halo, size)) for f, (_, b, size) in zip(first, along, strict=True)),
+                tuple(slice(a, b) for a, b, _ in along),
+                tuple(slice(a - f, b - f) for f, (a, b, _) in zip(first, along, strict=True)),
             )
 
     def __len__(self) -> int:
-        return math.prod(math.ceil(size / core) for size, core in zip(self.padded, self.core, strict=True))
+        return math.prod(map(len, self.cuts))
 
 
 def automatic(spatial: Sequence[int]) -> int | None:
@@ -84,20 +86,14 @@ def plan(spatial: Sequence[int], tile: int | None, halo: int, stride: int) -> Ti
     """
     padded = tuple(math.ceil(n / stride) * stride for n in spatial)
     halo = math.ceil(halo / stride) * stride
-    if tile is None:
-        return Tiling(tuple(spatial), padded, padded, halo, stride)
-    core = tile // stride * stride - 2 * halo
-    if core < stride and any(n > tile for n in padded):
+    tile = max(padded) if tile is None else tile // stride * stride
+    if tile - 2 * halo < stride and any(n > tile for n in padded):
         raise ValueError(f"a tile of {tile} voxels leaves nothing between halos of {halo}")
-    two = 2 * (tile // stride * stride - halo)  # two tiles need a halo on one side only
-    cores = tuple(n if n <= tile else _even(n, n // 2 if n <= two else core, stride) for n in padded)
-    return Tiling(tuple(spatial), padded, cores, halo, stride)
-
-
-def _even(size: int, core: int, stride: int) -> int:
-    """The smallest core that needs no more tiles than ``core`` does: even tiles waste least."""
-    count = math.ceil(size / core)
-    return math.ceil(size / count / stride) * stride
+    cuts = []
+    for n in padded:
+        size = widest(n, tile, halo, stride)
+        cuts.append((0, *range(size - halo, n - halo, size - 2 * halo)) if size < n else (0,))
+    return Tiling(tuple(spatial), padded, tuple(cuts), halo, stride)
 
 
 def pad(channels: Tensor, tiling: Tiling) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medidiff.diffusion import tiles
 from medidiff.diffusion.network import MedUNet
+from medidiff.diffusion.windows import widest
 
 shapes = st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple)
 strides = st.sampled_from([1, 2, 4, 8])
@@ -150,11 +151,33 @@ def test_tile_without_a_core_is_refused():
 
 def test_tiles_are_even():
     tiling = tiles.plan((120,), 64, 8, 4)
-    assert [t.core[0] for t in tiling] == [slice(0, 40), slice(40, 80), slice(80, 120)]
+    assert [t.window[0] for t in tiling] == [slice(0, 52), slice(36, 88), slice(72, 120)]
+    assert [t.core[0] for t in tiling] == [slice(0, 44), slice(44, 80), slice(80, 120)]
     tiling = tiles.plan((112,), 64, 8, 4)  # two tiles have one halo each
     assert [t.window[0] for t in tiling] == [slice(0, 64), slice(48, 112)]
     tiling = tiles.plan((96,), 64, 8, 4)
     assert [t.window[0] for t in tiling] == [slice(0, 56), slice(40, 96)]
+
+
+def test_no_more_tiles_than_need_be():
+    """The first and the last read a halo on one side alone: five of 248 voxels make up what took six."""
+    windows = [t.window[0] for t in tiles.plan((1024,), 248, 24, 8)]
+    assert [w.stop - w.start for w in windows] == [248, 248, 248, 248, 224]
+    assert [w.stop - w.start for w in (t.window[0] for t in tiles.plan((512,), 248, 24, 8))] == [208, 208, 192]
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 3), st.sampled_from([1, 4, 8]))
+def test_the_widest_window_is_told_and_their_number_is_the_least(units, core, halos, stride):
+    size, halo = units * stride, halos * stride
+    tile = core * stride + 2 * halo
+    windows = [found.window[0] for found in tiles.plan((size,), tile, halo, stride)]
+    assert max(w.stop - w.start for w in windows) == widest(size, tile, halo, stride) <= tile
+
+    def reach(count: int) -> int:
+        return tile if count == 1 else 2 * (tile - halo) + (count - 2) * (tile - 2 * halo)
+
+    assert reach(len(windows)) >= size
+    assert len(windows) == 1 or reach(len(windows) - 1) < size
 
 
 def test_padding_mirrors_the_far_side_only():
