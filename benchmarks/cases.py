@@ -53,12 +53,22 @@ class Case:
         """Standard deviation of noise of ``percent`` of the bright level, in normalised intensity."""
         return sigma_of(percent, "CT") if self.modality == "CT" else percent / 100 * self.scaling.bright
 
-    def noisy(self, percent: float, seed: int = 0) -> Image:
-        """The reference with noise that is the same on every machine."""
+    def noisy(self, percent: float, seed: int = 0, field: Image | None = None) -> Image:
+        """The reference with noise that is the same on every machine, times a ``field`` in MR and CT."""
         if self.modality in ("MR", "CT"):
-            return noisy_version(self.clean, percent, seed, self.modality)
+            return noisy_version(self.clean, percent, seed, self.modality, field)
         rng = np.random.default_rng([seed, round(percent * 100)])
         return self.clean + np.float32(self.sigma(percent)) * rng.standard_normal(self.clean.shape, dtype=np.float32)
+
+
+def parallel_imaging(shape: tuple[int, ...], most: float = 3.0) -> Image:
+    """How noise varies over a scan from 1 at its faces to ``most`` amid it (a g-factor); its mean square is 1."""
+    field = np.ones(shape, np.float32)
+    for axis, n in enumerate(shape):
+        along = np.sin(np.pi * (np.arange(n, dtype=np.float32) + 0.5) / n)
+        field *= along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    field = 1 + np.float32(most - 1) * field
+    return np.asarray(field / np.sqrt(np.mean(np.square(field))), np.float32)
 
 
 def real_data() -> Path | None:

@@ -65,11 +65,15 @@ def sigma_of(percent: float, modality: str) -> float:
 
 
 def noisy_version(
-    clean: NDArray[np.float32], percent: float, seed: int = 0, modality: str = "MR"
+    clean: NDArray[np.float32],
+    percent: float,
+    seed: int = 0,
+    modality: str = "MR",
+    field: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Rician noise, for CT Gaussian noise of ``CT_TEXTURE``, of ``percent`` of the bright level."""
+    """Rician noise, for CT Gaussian noise of ``CT_TEXTURE``, of ``percent`` of the bright level times a ``field``."""
     rng = np.random.default_rng([seed, round(percent * 100)])
-    sigma = np.float32(sigma_of(percent, modality))
+    sigma = np.float32(sigma_of(percent, modality)) * (np.float32(1) if field is None else field)
     if modality == "CT":
         white = torch.from_numpy(rng.standard_normal((1, *clean.shape), dtype=np.float32))
         return np.asarray(clean + sigma * degradations.textured(white, CT_TEXTURE)[0].numpy(), dtype=np.float32)
