@@ -49,6 +49,7 @@ _LEAST_SHARE = 0.35  # of the quietest blocks' figure: what the line leaves is n
 _LEVEL_WINDOW = 5  # voxels: edge of the window of the local mean
 _ENOUGH = 400_000  # coefficients that give sigma to 0.2 %
 _BLOCK, _FEWEST_BLOCKS, _ENOUGH_BLOCKS = 8, 20, 1000  # voxels an edge; blocks that a percentile needs
+_QUIETEST, _BY_CHANCE = 10, 0.907  # percentile of blocks, and what it is of sigma in white noise, by chance alone
 _MIDDLE = 160  # voxels: edge of the part of the scan that correlations are measured on
 _STEP = 1 / 256  # of a table, sigma
 _RIM = 5  # voxels that the rim of what lies still is reached through
@@ -376,7 +377,7 @@ def _fluctuation(level: NDArray[np.float32] | None, sigma: float) -> NDArray[np.
 
 
 def _quiet_sigma(shape: tuple[int, ...], parts: Callable[[], Iterator[Part]]) -> float | None:
-    """Sigma where there is least anatomy: the 10th percentile of small blocks that lie inside the foreground.
+    """Sigma where there is least anatomy: a low percentile of small blocks that lie inside the foreground.
 
     Args:
         shape: of the scan.
@@ -397,7 +398,7 @@ def _quiet_sigma(shape: tuple[int, ...], parts: Callable[[], Iterator[Part]]) ->
     if count < _FEWEST_BLOCKS:
         return None
     chosen = np.concatenate(slabs.every(within(), max(1, count // _ENOUGH_BLOCKS)))
-    return float(np.percentile(np.nanmedian(chosen, axis=1), 10)) / MAD_OF_NORMAL
+    return float(np.percentile(np.nanmedian(chosen, axis=1), _QUIETEST)) / MAD_OF_NORMAL / _BY_CHANCE
 
 
 def _without_anatomy(
