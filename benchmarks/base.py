@@ -21,7 +21,7 @@ import torch
 from benchmarks.cases import SAMPLES, Case, central, load, real_data
 from benchmarks.report import figure, table
 from medidiff.evaluation.degrade import healthy_hole
-from medidiff.physics import degradations, grouping, holes, residual, shrinkage, symmetry, tasks
+from medidiff.physics import degradations, grouping, holes, residual, scales, shrinkage, symmetry, tasks
 from medidiff.physics.fidelity import foreground_psnr, psnr
 from medidiff.training.validation import ISOTROPIC, _superresolve, percentages
 
@@ -29,6 +29,7 @@ SCANS = ("t1w_adi.nii.gz", "ms_cs07_t2.nii.gz", "ms_long03_t1w.nii.gz", "ms_long
 GROUPS = 6
 ROOMS = {
     "shrinkage": shrinkage,
+    "scales": scales,
     "grouping": grouping,
     "residual": residual,
     "tasks": tasks,
@@ -44,9 +45,11 @@ def every(step: int) -> Origins:
     return lambda block: (o for o in itertools.product(*(range(n) for n in block)) if sum(o) % step == 0)
 
 
-def only_thresholds(noisy: torch.Tensor, pilot: torch.Tensor | None, *rest: object) -> torch.Tensor:
-    """The first stage, and nothing in the second."""
-    return STAGE(noisy, None, *rest) if pilot is None else pilot
+def only_thresholds(
+    noisy: torch.Tensor, pilot: torch.Tensor | None, *rest: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first stage, in the second's place too."""
+    return STAGE(noisy, None, *rest)
 
 
 def no_groups(noisy: torch.Tensor, pilot: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,6 +104,8 @@ VARIANTS: dict[str, Changes] = {
     "all, one round of groups": {"grouping.SCALES": (1.0,)},
     "all, two rounds (medidiff's)": {},
     "all, three rounds": {"grouping.SCALES": (1.25, 1.0, 0.8)},
+    "one scale": {"scales._LEVELS": {True: 0, False: 0}},
+    "two coarser scales": {"scales._LEVELS": {True: 2, False: 2}},
     "one threshold for all coefficients": {"shrinkage.LOW_THRESHOLD": shrinkage.THRESHOLD},
     "nothing put back": {"tasks.put_back": nothing_back},
     "neither": {"shrinkage.LOW_THRESHOLD": shrinkage.THRESHOLD, "tasks.put_back": nothing_back},

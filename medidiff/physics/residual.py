@@ -19,8 +19,9 @@ from medidiff.physics.texture import SPECTRUM_GRID, Texture
 # noise and 0.06 at 15 % (``benchmarks.base``). In the textured noise of CT 2.5 costs nothing, and 1.5 up to 0.2 dB.
 THRESHOLD, THRESHOLD_TEXTURED = 1.5, 2.5
 # Promised variances below which nothing returns and above which all that passes does: noise on a constant is mostly
-# promised 0.02 to 0.04, so that little of it returns; planted lesions 0.03 to 0.4.
-FLAT = (0.025, 0.05)
+# promised 0.02 to 0.04, so that little of it returns; planted lesions 0.03 to 0.4. In planes, where more
+# is searched for groups, the wider ramp gains up to 0.35 dB in micrographs and costs 0.05 in CT slices at little noise.
+FLAT, FLAT_IN_PLANES = (0.025, 0.05), (0.03, 0.08)
 _KERNEL = (0.25, 0.5, 0.25)  # along each axis: a sphere of two to three voxels, nearly
 
 
@@ -45,7 +46,8 @@ def put_back(
     threshold = THRESHOLD if texture is None else THRESHOLD_TEXTURED
     limit = threshold**2 * _smoothed_variance(spatial, texture)
     passed = (1 - limit / power.clamp(min=limit)).mul_(smooth)
-    return estimate + passed * ((variance - FLAT[0]) / (FLAT[1] - FLAT[0])).clamp_(0, 1)
+    low, high = FLAT if sum(n > 1 for n in spatial) > 2 else FLAT_IN_PLANES
+    return estimate + passed * ((variance - low) / (high - low)).clamp_(0, 1)
 
 
 def _smoothed(image: Tensor, axis: int) -> Tensor:

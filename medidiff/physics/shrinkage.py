@@ -1,4 +1,4 @@
-"""Sliding-window DCT shrinkage: the first two stages of the classical base, whose last is in ``grouping``.
+"""Sliding-window DCT shrinkage: the first two stages of the classical base, at one scale (``scales`` takes more).
 
 Two stages over overlapping blocks: hard thresholding gives a pilot, empirical Wiener shrinkage with that pilot gives
 a better one; overlapping block estimates are averaged with the inverse of their variance. It is ODCT3D (Manjon et
@@ -66,7 +66,7 @@ def _origins(block: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
             yield origin
 
 
-def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None) -> Tensor:
+def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Denoise an image whose noise has unit variance.
 
     Args:
@@ -75,12 +75,15 @@ def shrink(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None
         variances: of each coefficient of a block (``texture.block_variances``); ``None`` for white noise.
 
     Returns:
-        The estimate, of ``noisy``'s shape.
+        The estimate, and of how many coefficients the blocks around a voxel keep the noise (1: the mean alone); both of
+        ``noisy``'s shape.
     """
     images, edges = volumes(noisy, spatial_dims)
     spread = torch.ones(math.prod(edges)) if variances is None else variances
     transform = _Transform(edges, spread.to(noisy.device, torch.float32))
-    return torch.stack([_shrink_volume(image, transform) for image in images]).reshape(noisy.shape)
+    found = [_shrink_volume(image, transform) for image in images]
+    estimate, kept = (torch.stack(each).reshape(noisy.shape) for each in zip(*found, strict=True))
+    return estimate, kept
 
 
 def volumes(images: Tensor, spatial_dims: int) -> tuple[Tensor, tuple[int, ...]]:
@@ -92,18 +95,19 @@ def volumes(images: Tensor, spatial_dims: int) -> tuple[Tensor, tuple[int, ...]]
     return images.reshape(-1, *spatial), block
 
 
-def _shrink_volume(image: Tensor, transform: _Transform) -> Tensor:
+def _shrink_volume(image: Tensor, transform: _Transform) -> tuple[Tensor, Tensor]:
     """Both stages."""
     block = transform.block
     before = [n - 1 for n in block]
     after = [n - 1 + (-(size + 2 * (n - 1))) % n for size, n in zip(image.shape, block, strict=True)]
     noisy = extend(image, before, after).unflatten(-1, (-1, block[-1])).transpose(-1, -2).contiguous()
-    found = _stage(noisy, _stage(noisy, None, transform), transform)
+    pilot, _ = _stage(noisy, None, transform)
     inside = tuple(slice(p, p + size) for p, size in zip(before, image.shape, strict=True))
-    return found.transpose(-1, -2).flatten(-2)[inside]
+    estimate, kept = (part.transpose(-1, -2).flatten(-2)[inside] for part in _stage(noisy, pilot, transform))
+    return estimate, kept
 
 
-def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> Tensor:
+def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[Tensor, Tensor]:
     """One pass over all block grids: hard thresholding without a pilot, Wiener shrinkage with one.
 
     Args:
@@ -112,7 +116,7 @@ def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> Tensor
         transform: of the blocks.
 
     Returns:
-        The estimate, same shape.
+        The estimate, and the (harmonic) mean of the noise variances that blocks keep, both of the same shape.
     """
     weighted, weights = torch.zeros_like(noisy), torch.zeros_like(noisy)
     size, on_cpu = transform.size, noisy.device.type == "cpu"
@@ -141,7 +145,8 @@ def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> Tensor
     # the outermost voxels of the extension lie in no block of some grids; they are cropped away, so any finite value
     # does
     total = _over_blocks(weights, transform.block).clamp_(min=1e-12)
-    return weighted.div_(total)
+    weighted.div_(total)
+    return weighted, total.reciprocal_().mul_(sum(1 for _ in _origins(transform.block)))
 
 
 class _Transform:

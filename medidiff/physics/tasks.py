@@ -20,7 +20,8 @@ from medidiff.physics.grouping import refine
 from medidiff.physics.operators import Acquisition
 from medidiff.physics.residual import put_back
 from medidiff.physics.rician import Law, remove_rician_bias, rician_bias
-from medidiff.physics.shrinkage import block_shape, shrink
+from medidiff.physics.scales import pilot
+from medidiff.physics.shrinkage import block_shape
 from medidiff.physics.texture import Texture, block_variances
 
 SMALLEST_SCALE = 0.003  # of the bright foreground level
@@ -286,7 +287,7 @@ def _classical(measured: Tensor, sigma: Tensor, law: Law, texture: Texture | Non
     """The classical denoiser's estimate and the expected standard deviation of its error."""
     variances = None if texture is None else block_variances(texture, block_shape(tuple(measured.shape[1:])))
     noisy, dims = measured / sigma, measured.ndim - 1
-    estimate, variance = refine(noisy, shrink(noisy, dims, variances), dims, variances)
+    estimate, variance = refine(noisy, pilot(noisy, dims, variances), dims, variances)
     estimate = put_back(noisy, estimate, variance, dims, texture)
     if law == "rician":
         estimate = remove_rician_bias(estimate)

@@ -14,7 +14,8 @@ from torch import Tensor
 from medidiff.physics import grouping
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.grouping import _MEANS, _PILOT_VARIANCE, COUNT, SCALES, refine
-from medidiff.physics.shrinkage import block_shape, shrink
+from medidiff.physics.scales import pilot as pilot_of
+from medidiff.physics.shrinkage import block_shape
 from medidiff.physics.texture import Texture, block_variances
 
 REACH = {3: 20, 2: 44}  # two rounds of 2 reach + edge - 1, and the two stages of the pilot of edge - 1
@@ -31,7 +32,7 @@ def ball(size: int, radius: float) -> Tensor:
 
 
 def base(noisy: Tensor, dims: int = 3, variances: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    return refine(noisy, shrink(noisy, dims, variances), dims, variances)
+    return refine(noisy, pilot_of(noisy, dims, variances), dims, variances)
 
 
 def largest(first: Tensor, second: Tensor) -> float:
@@ -61,7 +62,7 @@ def test_single_voxel_is_its_pilot():
 def test_noise_on_a_constant_falls_to_what_is_promised(shape):
     estimate, variance = base(100 + noise(*shape), len(shape))
     error, promised = float((estimate - 100).square().mean()), float(variance.mean())
-    pilot = float((shrink(100 + noise(*shape), len(shape)) - 100).square().mean())
+    pilot = float((pilot_of(100 + noise(*shape), len(shape)) - 100).square().mean())
     print(f"\n{shape}: error {error:.4f}, promised {promised:.4f}, pilot {pilot:.4f}")
     # what is promised is measured where there is structure; on a constant overlapping estimates are far better
     assert error < promised < 0.08
@@ -102,7 +103,7 @@ def test_very_weak_noise_leaves_sharp_edges(dims, kind):
 def test_phantom_gains(head, add_noise, percent, over_pilot, gain):
     sigma = percent / 100
     noisy = add_noise("gaussian", head, sigma)
-    pilot = shrink(torch.from_numpy(noisy) / sigma)
+    pilot = pilot_of(torch.from_numpy(noisy) / sigma)
     estimate = refine(torch.from_numpy(noisy) / sigma, pilot)[0]
     before, *found = (
         foreground_psnr(image, head) for image in (noisy, pilot.numpy() * sigma, estimate.numpy() * sigma)
@@ -129,7 +130,7 @@ def test_plane_is_the_same_in_two_and_in_three_dimensions():
 @pytest.mark.parametrize("dims", [3, 2])
 def test_negation_and_added_constant(dims):
     image = 2 * noise(17, 17, 17) + torch.arange(17.0)
-    pilot = shrink(image, dims)
+    pilot = pilot_of(image, dims)
     estimate, variance = refine(image, pilot, dims)
     for other, back in [
         (refine(-image, -pilot, dims), lambda e: -e),
@@ -144,7 +145,7 @@ def test_same_bits_with_any_number_of_threads(monkeypatch, shape):
     monkeypatch.setattr(grouping, "_TOGETHER", 20)  # layers as thin as may be
     image, before = 3 * noise(*shape), torch.get_num_threads()
     dims, results = len(shape), []
-    pilot = shrink(image, dims)
+    pilot = pilot_of(image, dims)
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
@@ -161,7 +162,7 @@ def test_continuous_in_the_pilot(known):
     """Where blocks are equal to the last bit, too, as they are in air that was set to zero."""
     clean = 20 * ball(24, 7)
     noisy = clean + noise(24, 24, 24)
-    pilot = shrink(noisy)
+    pilot = pilot_of(noisy)
     if known == "air without noise":
         noisy, pilot = noisy * (clean > 0), pilot * (clean > 0)
     elif known == "the truth itself":
@@ -191,7 +192,7 @@ def test_same_as_block_by_block(shape, dims, textured):
     block = block_shape(shape[-dims:])
     noisy = 2 * noise(*shape, seed=4) + 2 * torch.arange(float(shape[-1]))
     variances = block_variances(Texture(0.6, 0.9, 0.9, 2 if dims == 3 else None), block) if textured else None
-    pilot = shrink(noisy, dims, variances)
+    pilot = pilot_of(noisy, dims, variances)
     estimate, variance = refine(noisy, pilot, dims, variances)
     edges = block if dims == 3 else (1, *block)
     spread = None if variances is None else variances.numpy().astype(np.float64)

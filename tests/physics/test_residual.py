@@ -9,8 +9,9 @@ from torch import Tensor
 
 from medidiff.physics import tasks
 from medidiff.physics.grouping import refine
-from medidiff.physics.residual import FLAT, THRESHOLD, THRESHOLD_TEXTURED, put_back
-from medidiff.physics.shrinkage import block_shape, shrink
+from medidiff.physics.residual import FLAT, FLAT_IN_PLANES, THRESHOLD, THRESHOLD_TEXTURED, put_back
+from medidiff.physics.scales import pilot as pilot_of
+from medidiff.physics.shrinkage import block_shape
 from medidiff.physics.texture import Texture, block_variances
 
 SPREAD = {2: 0.375, 3: 0.375**1.5}  # of white noise after the kernel, along two and three axes
@@ -33,7 +34,7 @@ def blob(size: int, diameter: float) -> Tensor:
 
 def sure(image: Tensor) -> Tensor:
     """A promised variance that lets everything significant back."""
-    return torch.full_like(image, FLAT[1])
+    return torch.full_like(image, max(FLAT[1], FLAT_IN_PLANES[1]))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -115,7 +116,7 @@ def test_blob_on_noise_comes_back(diameter):
         calm = 100 + 2 * torch.sin(torch.arange(25.0) / 3) + noise(25, 25, 25, seed=seed)
         pair = []
         for image in (calm, calm + height * shape):
-            groups, variance = refine(image, shrink(image))
+            groups, variance = refine(image, pilot_of(image))
             pair.append((groups, put_back(image, groups, variance, 3)))
             base, _ = tasks._classical(image[None], one, "gaussian", None)
             torch.testing.assert_close(base[0], pair[-1][1], atol=1e-4, rtol=0)
@@ -127,7 +128,7 @@ def test_blob_on_noise_comes_back(diameter):
 def test_constant_in_textured_noise_stays_as_quiet():
     noisy = 100 + textured(noise(48, 48, 48), ROUGH)
     variances = block_variances(ROUGH, block_shape((48, 48, 48)))
-    groups, _ = refine(noisy, shrink(noisy, 3, variances), 3, variances)
+    groups, _ = refine(noisy, pilot_of(noisy, 3, variances), 3, variances)
     base, _ = tasks._classical(noisy[None], torch.ones(1), "gaussian", ROUGH)
     before, after = (float((image - 100).square().mean()) for image in (groups, base[0]))
     assert after < 1.05 * before

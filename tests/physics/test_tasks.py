@@ -15,7 +15,7 @@ from medidiff.physics.grouping import refine
 from medidiff.physics.operators import Acquisition, Axis
 from medidiff.physics.residual import put_back
 from medidiff.physics.rician import remove_rician_bias
-from medidiff.physics.shrinkage import shrink
+from medidiff.physics.scales import pilot as pilot_of
 from medidiff.physics.tasks import SMALLEST_SCALE, SMALLEST_SIGMA, VIEWS, Problem, parameter_names
 
 LAWS = ("rician", "gaussian")
@@ -63,7 +63,7 @@ def test_base_is_far_better_than_the_scan(head, add_noise, law, percent):
 def test_base_is_the_groups_estimate_and_what_is_put_back_in_units_of_sigma(head, add_noise):
     noisy = torch.from_numpy(add_noise("rician", head, 0.05))[None]
     sigma = 0.05 * torch.linspace(0.5, 2, noisy.shape[1])[None, :, None, None].expand_as(noisy)
-    estimate, variance = refine(noisy / sigma, shrink(noisy / sigma))
+    estimate, variance = refine(noisy / sigma, pilot_of(noisy / sigma))
     estimate = put_back(noisy / sigma, estimate, variance, 3)
     gaussian = tasks.denoise(noisy, sigma, "gaussian", torch.ones(1, 3))
     torch.testing.assert_close(gaussian.base, estimate * sigma)

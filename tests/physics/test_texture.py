@@ -10,7 +10,8 @@ import torch
 
 from medidiff.physics import degradations, noise, texture
 from medidiff.physics.grouping import refine
-from medidiff.physics.shrinkage import dct_matrix, shrink
+from medidiff.physics.scales import pilot as pilot_of
+from medidiff.physics.shrinkage import dct_matrix
 from medidiff.physics.texture import WHITE, Texture
 
 TEXTURES = [Texture(0.9, 0.55, WHITE, 2), Texture(0.6, 0.9, 0.62, 2), Texture(1.2, 0.43, 0.9, 0), Texture(0.0, 0.75)]
@@ -101,10 +102,10 @@ def test_shrinkage_that_knows_the_texture_is_better(body):
     def error(image: torch.Tensor) -> float:
         return float((image - clean)[clean > 0.25].square().mean().sqrt())
 
-    told, white = shrink(noisy / sigma, 3, variances), shrink(noisy / sigma)
+    told, white = pilot_of(noisy / sigma, 3, variances), pilot_of(noisy / sigma)
     assert error(told * sigma) < 0.85 * error(white * sigma)
     assert error(told * sigma) < 0.45 * sigma
-    torch.testing.assert_close(white, shrink(noisy / sigma, 3, torch.ones(64)))
+    torch.testing.assert_close(white, pilot_of(noisy / sigma, 3, torch.ones(64)))
     last, promised = refine(noisy / sigma, told, 3, variances)
     untold, _ = refine(noisy / sigma, white)
     print(f"\n{[round(error(e * sigma) / sigma, 3) for e in (white, told, untold, last)]} of sigma")
