@@ -17,7 +17,8 @@ from medidiff.physics.slabs import Slab
 from medidiff.physics.texture import MAD_OF_NORMAL
 
 _WINDOW = 16  # voxels: edge of the windows
-_SMOOTHING = 8.0  # voxels
+_SMOOTHING = 4.0  # voxels
+_ANATOMY = 1.2  # over the median of the windows around, beyond which a window shows more than noise
 _SPREAD = 1.3  # 95th over 5th percentile above which the noise counts as spatially varying
 _REACH, _BINS = 12.0, 512  # of histograms: expected sigmas, and bins
 _FEWEST = 64  # coefficients that a standard deviation is worth computing from
@@ -45,6 +46,7 @@ class SigmaMap:
         values: NDArray[Any] = self.local
         for weights in self.weights:  # the first axis becomes the last each time
             values = np.tensordot(values, weights, axes=(0, 1))
+        values = np.maximum(values, self.local.min() / 2)  # what lies beyond the outermost windows is extrapolated
         return np.asarray(np.minimum(values * self.gain, self.most), dtype=np.float32)
 
     def within(self, box: tuple[slice, ...]) -> SigmaMap:
@@ -139,20 +141,24 @@ class Windows:
         known = np.isfinite(local)
         if known.sum() < 8:
             return None
-        local = ndimage.median_filter(_fill_nearest(local, known), size=[3 if n >= 3 else 1 for n in local.shape])
-        low, high = np.percentile(local[known], [5, 95])
+        local = _fill_nearest(local, known)
+        middle = ndimage.median_filter(local, size=[3 if n >= 3 else 1 for n in local.shape])
+        low, high = np.percentile(middle[known], [5, 95])
         if high <= _SPREAD * low:
             return None
+        local = np.minimum(local, _ANATOMY * middle)
         axes = zip(self.shape, self._counts, self._steps, strict=True)
         return SigmaMap(local, tuple(_weights(n, count, step) for n, count, step in axes))
 
 
 def _weights(size: int, count: int, step: int) -> NDArray[np.float64]:
-    """Linear interpolation between the centres of an axis' windows, smoothed, shape (size, count)."""
-    if size < _WINDOW:
-        return np.ones((size, count))
-    centres = (np.arange(size) - (_WINDOW / 2 - 0.5)) / step
-    linear = np.clip(1 - np.abs(np.clip(centres, 0, count - 1)[:, None] - np.arange(count)), 0, None)
+    """Linear inter- and extrapolation from the centres of an axis' windows, smoothed, shape (size, count)."""
+    if count == 1:
+        return np.ones((size, 1))
+    centres = np.clip((np.arange(size) - (_WINDOW / 2 - 0.5)) / step, -1, count)
+    first = np.clip(np.floor(centres), 0, count - 2)[:, None]
+    share, number = centres[:, None] - first, np.arange(count)
+    linear = np.where(number == first, 1 - share, 0) + np.where(number == first + 1, share, 0)
     return np.asarray(ndimage.gaussian_filter1d(linear, _SMOOTHING, axis=0, mode="nearest"))
 
 
