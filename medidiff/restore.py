@@ -190,7 +190,7 @@ def restore(
         supplied=grid.undo(part.supplied()),
         checks=checks | found.figures,
         verdicts=verdicts,
-        record=record | calibrated(engine.calibration, interval) | _resolved(posed, grid, level) | timed(begin),
+        record=record | calibrated(engine.calibration, interval, level) | _resolved(posed, grid, level) | timed(begin),
         gamma=options.gamma,
         volume=volume,
     )
@@ -224,7 +224,11 @@ def untouched(volume: Volume, options: RestoreOptions, found: Survey, record: di
     """The scan itself, in which nothing was found to remove."""
     nothing = np.broadcast_to(np.float32(0), volume.array.shape)
     samples = (volume.array,) * options.samples
-    record = record | calibrated(uncertainty.Calibration(), None) | {"network_gain": 0.0, "data_consistency": "exact"}
+    record = (
+        record
+        | calibrated(uncertainty.Calibration(), None, found.level)
+        | {"network_gain": 0.0, "data_consistency": "exact"}
+    )
     return Restoration(
         volume.array, volume.affine, nothing, samples, nothing, found.figures, (), record, options.gamma, volume
     )
@@ -336,13 +340,18 @@ def record_of(volume: Volume, engine: Engine, options: RestoreOptions, task: Tas
     }
 
 
-def calibrated(known: uncertainty.Calibration, interval: uncertainty.Interval | None) -> dict[str, Any]:
-    """What the uncertainty is worth, and how far the network was followed, for the record."""
+def calibrated(
+    known: uncertainty.Calibration, interval: uncertainty.Interval | None, level: noise.NoiseEstimate
+) -> dict[str, Any]:
+    """What the uncertainty is worth, and how far the network was followed, for the record.
+
+    Scans with correlated noise are not like those of the calibration, which have white noise.
+    """
     return {
         "interval": {
             "level": 0.9,
             "quantile": None if interval is None else interval.quantile90,
-            "calibrated": interval is not None,
+            "calibrated": interval is not None and not level.correlated,
             "volumes": 0 if interval is None else interval.volumes,
         },
         "network_gain": round(known.gain(interval), 4),

@@ -20,6 +20,10 @@ HEAD_TO_FOOT = 2  # of the model's axes
 _CREDIBLE = 1.5  # times the strongest noise of training: an estimate beyond is more likely texture
 
 _UNNOTICED = 3.0  # percent of noise: calibration saw less, in the scans that it made coarse
+_CORRELATED = (
+    "Neighbouring voxels are more alike than anatomy makes them, as in an interpolated or smoothed scan: of its noise"
+    " only what is in the finest detail is seen and removed, and the uncertainty does not count the rest."
+)
 _KEPT = (
     "The scan's noise, about {:.2g} percent, is kept as if it were detail, and the uncertainty does not count it;"
     " --noise auto takes it away."
@@ -74,6 +78,8 @@ def survey(
     level, warnings = _noise(unit, volume.modality, voxels_of(volume, grid), scaling, options, task, engine)
     percent = 0.0 if warnings else 100 * level.sigma / scaling.bright
     found = _range(unit, volume, grid, percent, task, engine, options)
+    if level.correlated and level.sigma > 0:
+        warnings.append(_CORRELATED)
     return Survey(scaling, level, (*warnings, *found.warnings), found.figures)
 
 

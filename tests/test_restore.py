@@ -102,6 +102,15 @@ def test_magnitudes_are_never_negative(mr):
     assert float(result.samples[0].min()) == 0
 
 
+@pytest.mark.parametrize(("smoothing", "told"), [(0.0, False), (0.8, True)])
+def test_noise_that_neighbours_share_is_told_and_its_interval_is_not_vouched_for(smoothing, told):
+    rough = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((40, 40, 40)), smoothing, mode="wrap")
+    scan = Volume((400 + 800 * ball((40, 40, 40)) + 50 * rough / rough.std()).astype(np.float32), AFFINE, "PT")
+    record = restore(scan, gained(Constant(), 1.0), RestoreOptions()).record
+    assert any("interpolated or smoothed" in warning for warning in record["warnings"]) is told
+    assert record["interval"] == {"level": 0.9, "quantile": 1.6, "calibrated": not told, "volumes": 9}
+
+
 @pytest.mark.parametrize("kind", ["mr", "ct"])
 @pytest.mark.parametrize("percent", ["auto", 8.0])
 def test_strength(kind, percent, request):

@@ -71,7 +71,11 @@ def restore(
     store.remove("base", "scale", "deviation", "first", "z0", "z1", "x0", "x1")
     checks, verdicts = _judged(work, unit)
     planar = {} if work.planes is None else {"slices_one_by_one": True}
-    resolved = {**calibrated(engine.calibration, work.interval), "data_consistency": "statistical", **planar}
+    resolved = {
+        **calibrated(engine.calibration, work.interval, found.level),
+        "data_consistency": "statistical",
+        **planar,
+    }
     return Restoration(
         mean=grid.undone(store.array("mean")),
         affine=volume.affine,

@@ -81,6 +81,11 @@ class NoiseEstimate:
     texture: Texture | None = None
 
     @property
+    def correlated(self) -> bool:
+        """Whether it was measured on a scan whose neighbouring voxels are more alike than anatomy makes them."""
+        return self.source == "estimated" and self.texture is None and self.correlation > _INTERPOLATED[0]
+
+    @property
     def map(self) -> NDArray[np.float32] | None:
         """Sigma at every voxel, or ``None``."""
         return None if self.field is None else self.field.whole

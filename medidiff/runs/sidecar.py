@@ -135,7 +135,10 @@ def interval(record: dict[str, Any]) -> dict[str, Any]:
     if record.get("task") == "denoise" and record.get("noise_sigma") == 0:
         meaning = "zero: no noise was taken away, and what the scan holds of it is not counted"
     elif not found.get("calibrated") or quantile is None:
-        meaning = "the standard deviation that the network expects; it was not compared with true errors for this task"
+        meaning = (
+            "the standard deviation that the network expects; it was not compared with true errors for this task"
+            " on scans like this"
+        )
     else:
         meaning = (
             f"restored +- {quantile:.3g} times the map contains the true value in {100 * found['level']:.3g} percent "
