@@ -2,14 +2,16 @@
 
     python -m benchmarks.slices                     validation subjects of $MEDIDIFF_REAL_DATA/data/MANIFEST.csv
     python -m benchmarks.slices --volumes 2 --crop 96
+    python -m benchmarks.slices --with-bm3d         pip install bm3d, whose licence is non-commercial
 
-White Gaussian noise of 15, 25 and 50 of 255, in which scikit-image's non-local means is told the noise and medidiff
+White Gaussian noise of 15, 25 and 50 of 255, of which scikit-image's non-local means and BM3D are told and medidiff
 estimates it; pixels two or four times too coarse; holes. Three slices of every volume.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -38,8 +40,9 @@ COARSE: tuple[tuple[str, tuple[int, int, int], Profile], ...] = (
     ("4 along one axis, Gaussian", (1, 4, 1), "gaussian"),
 )
 SLICES = 3
-GOAL = 0.5  # dB over non-local means
-NOISY, NLM, SPLINE, BIHARMONIC, RIM = "noisy", "scikit-image NLM", "cubic spline", "biharmonic", "mean of the rim"
+GOAL = 0.5  # dB over non-local means and BM3D
+NOISY, NLM, BM3D = "noisy", "scikit-image NLM", "BM3D"
+SPLINE, BIHARMONIC, RIM = "cubic spline", "biharmonic", "mean of the rim"
 BASE, MEDIDIFF = "medidiff's classical base", "medidiff"
 SIGNED = RestoreOptions(force=True)  # Gaussian noise makes values of MR negative, which no magnitude image has
 
@@ -49,12 +52,14 @@ Row = dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = volumes.parser(__doc__, crop=128)
     parser.set_defaults(pipeline="image2d")
+    parser.add_argument("--with-bm3d", action="store_true", help="also BM3D (a second an image)")
     options = parser.parse_args(arguments)
     threads = report.use_threads(options.threads)
     pipelines = {task: volumes.load(options, task) for task in ("denoise", "superres", "inpaint")}
     begin, rows = time.perf_counter(), []
     for case, number in images(options):
-        found = [*denoised(case, pipelines["denoise"], options.seed), *refined(case, pipelines["superres"])]
+        found = [*denoised(case, pipelines["denoise"], options.seed, with_bm3d=options.with_bm3d)]
+        found += refined(case, pipelines["superres"])
         found += filled(case, pipelines["inpaint"], number + options.seed)
         rows += [{"volume": case.name, "subject": case.subject, "slice": number, **row} for row in found]
         print(f"{case.name[:30]:30} slice {number}", *(line(row) for row in found), sep="\n  ", flush=True)
@@ -94,7 +99,14 @@ def slices_of(found: Iterator[Case]) -> Iterator[tuple[Case, int]]:
                 yield replace(case, clean=np.ascontiguousarray(clean)), index
 
 
-def denoised(case: Case, pipeline: Pipeline, seed: int) -> Iterator[Row]:
+def bm3d(noisy: Image, sigma: float) -> Image:
+    """BM3D with known sigma, on an image (I, J, 1)."""
+    from bm3d import bm3d as run
+
+    return np.asarray(run(noisy[:, :, 0].astype(np.float64), sigma), np.float32).reshape(noisy.shape)
+
+
+def denoised(case: Case, pipeline: Pipeline, seed: int, *, with_bm3d: bool = False) -> Iterator[Row]:
     """White noise; peers are told its strength."""
     for level in LEVELS:
         sigma = level / 255 * float(case.clean.max())
@@ -104,6 +116,7 @@ def denoised(case: Case, pipeline: Pipeline, seed: int) -> Iterator[Row]:
         methods: dict[str, Callable[[], Image]] = {
             NOISY: lambda noisy=noisy: noisy,
             NLM: partial(nlm_skimage, noisy, sigma, "gaussian"),
+            **({BM3D: partial(bm3d, noisy, sigma)} if with_bm3d else {}),
             BASE: lambda volume=volume: case.scaling.apply(classical(pipeline).restore(volume, SIGNED).mean),
             MEDIDIFF: lambda volume=volume: case.scaling.apply(pipeline.restore(volume, SIGNED).mean),
         }
@@ -185,10 +198,11 @@ def gains(rows: Sequence[Row], setting: str, over: str) -> Any:
 def verdicts(rows: Sequence[Row]) -> list[report.Verdict]:
     """The goals: better than non-local means at every strength of noise, and no task worse than without the network."""
     found = []
-    for level in LEVELS:
-        gain = gains(rows, f"noise of {level}", NLM)
+    peers = [name for name in (NLM, BM3D) if any(name in row["methods"] for row in rows)]
+    for peer, level in itertools.product(peers, LEVELS):
+        gain = gains(rows, f"noise of {level}", peer)
         text = f"{gain.mean():+.2f} dB in the mean of {gain.size} slices, {gain.min():+.2f} dB at worst"
-        goal = f"at least {GOAL:g} dB over {NLM} at noise of {level} of 255"
+        goal = f"at least {GOAL:g} dB over {peer} at noise of {level} of 255"
         found.append(report.Verdict(goal, text, bool(gain.mean() >= GOAL)))
     for task in dict.fromkeys(row["task"] for row in rows):
         gain = gains(rows, task, BASE)
