@@ -13,10 +13,11 @@ from typing import IO, Any
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import array_from_file
 from numpy.typing import NDArray
 
 from medidiff.errors import CannotWrite, OutOfMemory, ScanError
-from medidiff.scans.nifti_sizes import check_sizes, opened, quiet
+from medidiff.scans.nifti_sizes import check_end, check_sizes, opened, quiet
 from medidiff.scans.outputs import atomic_file, nifti_stem
 from medidiff.scans.regrid import Regrid, regrid
 from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume, spacing_of
@@ -399,7 +400,10 @@ def _load(path: Path, labels: bool = False) -> tuple[NiftiSource, NDArray[Any]]:
     """Header and stored values, unscaled, in the file's own data type; label maps only where they are asked for."""
     with reading(path):
         source, image = headed(path, labels)
-        stored = np.asanyarray(image.dataobj.get_unscaled())
+        with opened(path) as opening:
+            file: Any = opening
+            stored = array_from_file(image.shape, image.dataobj.dtype, file, image.dataobj.offset)
+            check_end(file)
     return replace(source, shape=stored.shape), stored
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medidiff.errors import CannotWrite, ScanError
 from medidiff.scans import geometry, mapped, nifti
-from medidiff.scans.nifti_sizes import opened
+from medidiff.scans.nifti_sizes import check_end, opened
 from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume
 
 SLAB = 64_000_000  # voxels that are read at once: the thicker a slab, the fewer times the array on disk is gone over
@@ -177,6 +177,7 @@ def _slabs(path: Path, source: MappedSource) -> Iterator[tuple[int, slice, NDArr
                 data = file.read(math.prod(shape) * source.dtype.itemsize)
                 stored = np.frombuffer(data, dtype=source.dtype, count=math.prod(shape))
                 yield index, planes, stored.reshape(shape, order="F")
+        check_end(file)
 
 
 def _refuse_other_shapes(scan: Scan, arrays: Sequence[NDArray[Any]]) -> None:

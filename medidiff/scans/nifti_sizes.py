@@ -23,7 +23,7 @@ DEFLATE_RATIO = 1032  # the most that deflate can pack
 def check_sizes(path: Path, in_memory: bool = True) -> None:
     """Refuse what the file cannot hold, or the memory, before nibabel reads extensions and voxels.
 
-    Only the fixed part of the header is read. A stream that inflates to more than the header says is read no further.
+    Only the fixed part of the header is read.
 
     Args:
         path: the file.
@@ -48,6 +48,24 @@ def check_sizes(path: Path, in_memory: bool = True) -> None:
             with suppress(HeaderDataError):  # a data type that there is not; nibabel says so
                 needed = math.prod(sizes) * header.get_data_dtype().itemsize + int(offset)
                 _refuse_promise(path, needed, math.prod(sizes) if in_memory else 0)
+
+
+def check_end(file: IO[bytes] | gzip.GzipFile) -> None:
+    """Read on behind the voxels, keeping nothing: gzip compares checksum and length only at the end of a stream.
+
+    A stream that goes on for more than `limits.INFLATED_FREELY` bytes is read no further.
+
+    Args:
+        file: as `opened` gave it, the voxels read.
+
+    Raises:
+        OSError: the stream is damaged.
+        EOFError: it is truncated.
+    """
+    if isinstance(file, gzip.GzipFile):
+        for _ in range(limits.INFLATED_FREELY // limits.STEP):
+            if not file.read(limits.STEP):
+                return
 
 
 def _check_extensions(path: Path, file: IO[bytes] | gzip.GzipFile, at: int, end: int, order: str) -> None:
