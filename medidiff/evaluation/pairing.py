@@ -91,7 +91,9 @@ def find(restored: Path, reference: Path | None, before: Path | None) -> tuple[l
 
 
 def restored_scans(path: Path) -> Iterator[ScanRef]:
-    """The restored scans below a path: those that a run's record lists, else all but maps and samples.
+    """The restored scans below a path: those that a run's record lists and those of sidecars that it does not name.
+
+    Without a record they are all scans but maps and samples.
 
     Raises:
         UsageError: there is no such path.
@@ -99,9 +101,10 @@ def restored_scans(path: Path) -> Iterator[ScanRef]:
     record = read_json(path / "run.json") if path.is_dir() else {}
     if record and not records.why_no_run(record):
         listed = [(case.get("outputs") or {}).get("restored") for case in record["cases"]]
-        for name in dict.fromkeys(filter(None, listed)):
-            if (path / name).exists():
-                yield from discover.find_scans([path / name]).cases
+        of_run = [path / name for name in filter(None, listed)]
+        for place in dict.fromkeys([*of_run, *map(image_of, records.sidecars_below(path))]):
+            if place.exists():
+                yield from discover.find_scans([place]).cases
         return
     found = discover.find_scans([path]).cases
     names = {_own_name(ref) for ref in found}
@@ -109,6 +112,13 @@ def restored_scans(path: Path) -> Iterator[ScanRef]:
         base, _, last = _own_name(ref).rpartition("_")
         if not (last in BESIDE and base in names):
             yield ref
+
+
+def image_of(sidecar: Path) -> Path:
+    """The restored scan beside a sidecar: the folder of a series, else a NIfTI file, which may be gone."""
+    stem = sidecar.name.removesuffix(".json")
+    *others, last = (sidecar.with_name(f"{stem}{end}") for end in ("", ".nii.gz", ".nii"))
+    return next((place for place in others if place.exists()), last)
 
 
 def scans_in(path: Path, what: str) -> tuple[ScanRef, ...]:

@@ -64,7 +64,7 @@ def result(file: Path, hints: Hints) -> Result:
         UsageError: the file is no sidecar.
     """
     tree = sidecar.load(file)
-    if tree is None or "medidiff" not in tree or "input" not in tree:
+    if tree is None or not records.claims_sidecar(tree):
         raise UsageError(f"{file} is not a sidecar of medidiff; name the JSON file beside a result, or a run's folder.")
     missing = [name for name in NEEDED if not tree.get(name)]
     why = records.why_no_sidecar(tree) or "".join(f"{name} is missing" for name in missing[:1])

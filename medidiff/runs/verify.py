@@ -76,11 +76,11 @@ class Verification:
 
 
 def sidecars(path: Path) -> tuple[Path, ...]:
-    """The sidecar at a path, or those of the run in a folder.
+    """The sidecar at a path, or those in the folder of a run: those of its record, then what earlier runs left there.
 
     Raises:
         UsageError: there is nothing at the path, or it is no run's folder.
-        NoScanFound: the run made no result.
+        NoScanFound: there is no result.
     """
     if not path.is_dir():
         if not path.exists():
@@ -92,10 +92,17 @@ def sidecars(path: Path) -> tuple[Path, ...]:
     if why := records.why_no_run(record):
         raise UsageError(f"{path / 'run.json'} is damaged ({why}); name the JSON file beside a result.")
     named = [(case.get("outputs") or {}).get("sidecar") for case in record["cases"]]
-    found = tuple(path / name for name in dict.fromkeys(named) if name)
+    of_run = [path / name for name in named if name]
+    earlier = sorted(set(records.sidecars_below(path)).difference(of_run), key=lambda file: (is_damaged(file), file))
+    found = tuple(dict.fromkeys([*of_run, *earlier]))
     if not found:
         raise NoScanFound(f"The run in {path} made no result that could be verified.")
     return found
+
+
+def is_damaged(file: Path) -> bool:
+    """Whether a sidecar is one that ends the verification, so that the others go first."""
+    return not sidecar.is_ours(sidecar.load(file) or {})
 
 
 def verify(

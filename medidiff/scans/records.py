@@ -6,12 +6,15 @@ paths that stay where they belong: what a run wrote lies below the folder of its
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from medidiff.config import Task, is_possible
+from medidiff.scans import limits
 
 
 def is_plain(name: str) -> bool:
@@ -203,6 +206,27 @@ class _Metadata(_Shape):
     name: Text | None = None
     description: Text = ""
     medidiff: _Settings
+
+
+def sidecars_below(folder: Path) -> Iterator[Path]:
+    """The sidecars in a folder and all that are visible in it, sound or damaged, in a fixed order."""
+    for base, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.endswith(".json") and not name.startswith(".") and _is_sidecar_file(Path(base) / name):
+                yield Path(base) / name
+
+
+def _is_sidecar_file(file: Path) -> bool:
+    try:
+        return claims_sidecar(limits.read_json(file))
+    except (OSError, ValueError):
+        return False
+
+
+def claims_sidecar(tree: object) -> bool:
+    """Whether parsed JSON says that it is a sidecar of medidiff; it may be damaged."""
+    return isinstance(tree, dict) and "medidiff" in tree and "input" in tree
 
 
 def why_no_sidecar(tree: object) -> str:

@@ -72,6 +72,20 @@ def test_a_run_is_what_its_record_lists(tmp_path: Path, save: Save, image: np.nd
     assert [ref.stem for ref in pairing.restored_scans(tmp_path / "out")] == ["t1w_denoised"]
 
 
+def test_results_of_earlier_runs_in_the_folder_belong_to_it(tmp_path: Path, save: Save, image: np.ndarray) -> None:
+    for name in ("a", "b", "c"):
+        save(tmp_path / f"out/{name}_denoised.nii.gz", image, sidecar={"task": "denoise", "input": {}})
+    save(tmp_path / "out/b_denoised_uncertainty.nii.gz", image)
+    save(tmp_path / "out/leftover.nii.gz", image)
+    cases = [{"outputs": {"restored": "c_denoised.nii.gz", "sidecar": "c_denoised.json"}}]
+    (tmp_path / "out/run.json").write_text(json.dumps({"medidiff": "0", "cases": cases}))
+    (tmp_path / "out/a_denoised.nii.gz").unlink()
+    assert [ref.stem for ref in pairing.restored_scans(tmp_path / "out")] == ["c_denoised", "b_denoised"]
+    save(tmp_path / "truth/c.nii.gz", image)
+    pairs, missing = pairing.find(tmp_path / "out", tmp_path / "truth", None)
+    assert ([pair.name for pair in pairs], missing) == (["c"], ["b_denoised has no reference named b."])
+
+
 def test_the_sidecar_tells_name_task_and_input(tmp_path: Path, save: Save, image: np.ndarray) -> None:
     scan = save(tmp_path / "scans/patient.nii.gz", image)
     told = {"path": "../scans/patient.nii.gz", "content_sha256": hashlib.sha256(scan.read_bytes()).hexdigest()}

@@ -424,6 +424,27 @@ def test_lost_sidecar_of_a_run_is_a_finding(made: Callable[..., Path], tmp_path:
     assert verify(file).culprits == ("record",)
 
 
+def test_what_earlier_runs_left_is_verified_too(go: Go, scan: Write, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    go(scan(tmp_path / "in" / "t1.nii.gz"), output=out)
+    go(scan(tmp_path / "in" / "t2.nii.gz"), output=out / "sub")
+    go(scan(tmp_path / "in" / "a.nii.gz"), output=out)
+    shutil.copy(out / "run.json", out / "other.json")  # no sidecar
+    files = sidecars(out)
+    assert files == (out / "a_denoised.json", out / "sub" / "t2_denoised.json", out / "t1_denoised.json")
+    assert all(verify(file).verified for file in files)
+    with (out / "t1_denoised.nii.gz").open("ab") as image:
+        image.write(b"x")
+    assert [verify(file, again=False).culprits for file in files] == [(), (), ("output",)]
+    tree = json.loads((out / "t1_denoised.json").read_text())
+    (out / "t1_denoised.json").write_text(json.dumps({**tree, "outputs": 3}))
+    assert sidecars(out)[-1] == out / "t1_denoised.json"
+    with pytest.raises(UsageError, match=r"t1_denoised\.json is damaged"):
+        verify(out / "t1_denoised.json")
+    (tmp_path / "in" / "t2.nii.gz").unlink()
+    assert verify(files[1], again=False).culprits == ("input",)
+
+
 def test_seal_names_each_section() -> None:
     tree = seal.sealed({"a": 1.5, "b": {"x": [1, 2], "y": "ü"}, "c": None})
     assert seal.broken(tree) == []
