@@ -108,6 +108,8 @@ def publish(evaluation: Evaluation, folder: Path, *, as_json: bool) -> int:
     evaluation = report.complete(evaluation)
     tables.write(evaluation, folder)
     report.write(evaluation, folder / "report.html")
+    for text in evaluation.notes:
+        print(printable(f"warning: {text}"), file=sys.stderr)
     if as_json:
         show_json(tables.as_json(evaluation))
     else:

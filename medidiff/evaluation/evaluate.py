@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def evaluate(
     methods = (method, "input") if any(row.method == "input" for row in figures) else (method,)
     ordered = tables.ordered(figures, methods)
     with_reference = reference is not None
+    hashes = dict(_hashes(pairs))
     return Evaluation(
         kind="evaluate",
         title="Restored scans against their references" if with_reference else "Restored scans, without references",
@@ -68,8 +69,27 @@ def evaluate(
         comparisons=statistics.compare(ordered, method, methods, judge.primary(ordered)),
         settings=describe(options, pairs, with_reference=with_reference),
         missing=tuple(missing),
-        provenance={**provenance.software(), "inputs_sha256": dict(_hashes(pairs))},
+        provenance={**provenance.software(), "inputs_sha256": hashes},
+        notes=tuple(
+            f"The reference of {pair.name} is the scan that was restored: these figures say how much was changed,"
+            " not how good it is."
+            for pair in distinct(pairs)
+            if is_own_reference(pair, hashes.get(pair.name, {}), figures)
+        ),
     )
+
+
+def is_own_reference(pair: Pair, hashes: Mapping[str, str], figures: Iterable[Figure]) -> bool:
+    """Whether a scan is compared with what it was made from: by the bytes, or by the voxels where they were compared.
+
+    What was filled was not seen, so there the scan itself may well be the reference.
+    """
+    if pair.reference is None or pair.task == "inpaint":
+        return False
+    before = (pair.sidecar.get("input") or {}).get("content_sha256"), hashes.get("input")
+    errors = (row for row in figures if row.case == pair.name and row.metric in ("mae", "mae_hu"))
+    same_voxels = any((row.method, row.region, row.value) == ("input", "full", 0) for row in errors)
+    return same_voxels or hashes.get("reference") in {*before} - {None}
 
 
 def distinct(pairs: Sequence[Pair]) -> Iterator[Pair]:

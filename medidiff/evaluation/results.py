@@ -142,6 +142,7 @@ class Evaluation:
         settings: how it was done: task, noise, factor, seeds, data range, regions; plain JSON values.
         missing: one sentence each on what was left out: peers that are not installed, scans without a partner.
         provenance: versions, platform, and SHA-256 of inputs, outputs and weights; plain JSON values.
+        notes: one sentence each on what figures do not mean.
     """
 
     kind: Kind
@@ -154,3 +155,4 @@ class Evaluation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

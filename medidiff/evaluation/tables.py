@@ -64,6 +64,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "methods": list(evaluation.methods),
         "settings": dict(evaluation.settings),
         "missing": list(evaluation.missing),
+        "notes": list(evaluation.notes),
         "metrics": {name: asdict(metric) for name, metric in evaluation.metrics.items()},
         "cases": cases,
         "figures": [asdict(figure) for figure in evaluation.figures],

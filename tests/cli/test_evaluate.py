@@ -46,6 +46,16 @@ def test_report_tables_and_summary(folder: Path, capsys: Capture) -> None:
     assert float(psnr.rpartition(",")[2]) == pytest.approx(40, abs=1e-5)
 
 
+def test_a_scan_as_its_own_reference_is_warned_of(folder: Path, capsys: Capture) -> None:
+    command = ["evaluate", "out/a_denoised.nii.gz", "--reference", "truth/a.nii.gz", "--input", "truth/a.nii.gz"]
+    assert main([*command, "-o", "found", "--progress", "none"]) == 0
+    warning = (
+        "The reference of a is the scan that was restored: these figures say how much was changed, not how good it is."
+    )
+    assert capsys.readouterr().err == f"warning: {warning}\n"
+    assert warning in (folder / "found/report.html").read_text()
+
+
 def test_json(folder: Path, capsys: Capture) -> None:
     assert main(["evaluate", "out", "--reference", "truth", "-o", "found", "--json"]) == 0
     tree = json.loads(capsys.readouterr().out)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medidiff.errors import NoScanFound
-from medidiff.evaluation import tables
+from medidiff.evaluation import report, tables
 from medidiff.evaluation.evaluate import Options, evaluate
 from medidiff.evaluation.results import Evaluation, Figure
 from tests.evaluation.conftest import Save, Watch
@@ -41,6 +41,18 @@ def run(tmp_path: Path, save: Save, image: np.ndarray) -> Path:
         save(tmp_path / f"out/{name}_denoised.nii.gz", image + (1 + number) * noise, sidecar=tree)
     save(tmp_path / "out/t1w_denoised_uncertainty.nii.gz", np.full(image.shape, 1.0))
     return tmp_path
+
+
+def test_a_scan_that_is_its_own_reference_is_told(run: Path, watch: Watch, image: np.ndarray) -> None:
+    assert evaluate(run / "out", run / "truth", None, Options(), watch).notes == ()
+    (run / "scans/t1w.nii.gz").replace(run / "truth/t1w.nii.gz")  # the sidecar's hash tells
+    again = nib.load(run / "scans/t2w.nii.gz")
+    nib.save(nib.Nifti2Image(again.get_fdata(dtype=np.float32), again.affine), run / "truth/t2w.nii.gz")
+    found = evaluate(run / "out", run / "truth", None, Options(), watch)
+    said = "is the scan that was restored: these figures say how much was changed, not how good it is."
+    assert found.notes == (f"The reference of t1w {said}", f"The reference of t2w {said}")
+    assert report.render(found).count(said) == 2
+    assert tables.as_json(found)["notes"] == list(found.notes)
 
 
 def test_a_folder_against_its_references(run: Path, watch: Watch) -> None:
