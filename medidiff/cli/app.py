@@ -15,6 +15,7 @@ import rich_click as click
 from click import exceptions
 
 from medidiff._version import __version__
+from medidiff.cli.stopping import good_order
 from medidiff.errors import EXIT_MEANINGS, ExitCode, MedidiffError
 
 # Command name -> module of this package; a module is imported only when its command is wanted.
@@ -86,8 +87,9 @@ def main(args: Sequence[str] | None = None) -> int:
     hush()
     state = State()
     try:
-        code = app.main(list(args) if args is not None else None, "medidiff", standalone_mode=False, obj=state)
-        sys.stdout.flush()
+        with good_order():
+            code = app.main(list(args) if args is not None else None, "medidiff", standalone_mode=False, obj=state)
+            sys.stdout.flush()
     except Exception as error:
         return answer(error, state)
     except KeyboardInterrupt:

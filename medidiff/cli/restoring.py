@@ -12,7 +12,6 @@ from click.core import ParameterSource
 from pydantic import BaseModel, ValidationError
 
 from medidiff.cli.options import show_json
-from medidiff.cli.stopping import good_order
 from medidiff.config import BALANCED, ComputeOptions, RestoreOptions, RunConfig, Task, describe
 from medidiff.errors import ExitCode, NoScanFound, UsageError
 from medidiff.scans.outputs import nifti_stem
@@ -139,7 +138,7 @@ def execute(config: RunConfig, flags: dict[str, Any], verbosity: int) -> int:
     from medidiff import runs
     from medidiff.cli import progress
 
-    with progress.log_to(flags["log_file"]), good_order():
+    with progress.log_to(flags["log_file"]):
         with progress.reporter(flags["progress"], verbosity) as reporter:
             result = runs.run(config, reporter=reporter, command=command_line())
         cases = result.record.cases

@@ -1,4 +1,4 @@
-"""How a run is stopped from outside: in good order at the first Ctrl-C or SIGTERM, at once at the second Ctrl-C."""
+"""How a command is stopped from outside: in good order at the first Ctrl-C or SIGTERM, at once at the second Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medidiff.errors import ExitCode
 
 @contextmanager
 def good_order() -> Iterator[None]:
-    """Let Ctrl-C and a batch system's SIGTERM end the run in good order, and a second Ctrl-C end it at once.
+    """Let Ctrl-C and a batch system's SIGTERM end a command in good order, and a second Ctrl-C end it at once.
 
     At once means as by ``kill -9``: what is half written stays under its temporary name until the next run.
     """

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +15,7 @@ import pytest
 from medidiff.cli import main
 from medidiff.errors import OutOfMemory
 
+FAKE = Path(__file__).parents[1] / "fake_pipelines.py"
 Write = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
 
@@ -77,6 +83,29 @@ def test_moved_scan_is_named(out: Path, tmp_path: Path, capsys: Capture) -> None
     assert main(["verify", sidecar]) == 9
     assert "say where it lies with --input" in capsys.readouterr().err
     assert main(["verify", sidecar, "--input", str(tmp_path / "elsewhere")]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_leave_no_temporary_folder(out: Path, tmp_path: Path, number: signal.Signals) -> None:
+    again = tmp_path / "again"
+    again.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE), "verify", str(out / "a_denoised.json"), "-p", "fake"],
+        env={**os.environ, "PYTHONPATH": str(FAKE.parents[1]), "FAKE_SECONDS": "30", "TMPDIR": str(again)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
+    end = time.monotonic() + 60
+    while not list(again.glob("medidiff-verify-*")) and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "medidiff: Interrupted."
+    assert not list(again.glob("medidiff-verify-*"))
 
 
 def test_no_result_is_a_usage_error(out: Path, tmp_path: Path, capsys: Capture) -> None:
