@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ _LARGEST_SERIES_NUMBER = 2**31 - 1
 PIECE = 1 << 20  # bytes read at once
 READERS = 8  # files looked at in parallel
 BATCH = 256  # files handed to them at once
+IRREGULAR = "not a regular file"
 Watch = Callable[[int], None]
 
 
@@ -83,7 +85,11 @@ def find_scans(
             continue
         if stem is None:
             others.append(found)
-        elif not include or _matches(found, include):
+        elif include and not _matches(found, include):
+            continue
+        elif _is_irregular(found.path):
+            skipped.append(Skipped(found.path, IRREGULAR))
+        else:
             niftis.append(ScanRef("nifti", found.path, (found.path,), found.relative, stem))
     for count, (found, dicom) in enumerate(zip(others, _look_at(others), strict=True), start=len(niftis)):
         watch(count)
@@ -182,6 +188,14 @@ def _walk(
                 yield _Found(place / name, root)
 
 
+def _is_irregular(path: Path) -> bool:
+    """Whether something is there that is no file: who reads a pipe waits for its writer."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # the case will fail by itself, with a reason
+        return False
+
+
 def _matches(found: _Found, patterns: Sequence[str]) -> bool:
     names = [found.path.name, *(folder.as_posix() for folder in (found.relative, *found.relative.parents))]
     return any(fnmatch(name, pattern) for name in names for pattern in patterns)
@@ -213,7 +227,7 @@ def _look(path: Path) -> _Dicom:
     from medidiff.scans import dicom_headers
 
     if not path.is_file():
-        return _Dicom("a broken link" if path.is_symlink() else "not a regular file")
+        return _Dicom("a broken link" if path.is_symlink() and not path.exists() else IRREGULAR)
     try:
         header = dicom_headers.glance(path)
     except dicom_headers.NotDicom as error:

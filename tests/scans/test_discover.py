@@ -205,6 +205,18 @@ def test_truncated_file_is_skipped(tmp_path, save_series, left):
     assert "truncated" in reason or "damaged" in reason
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_what_is_no_regular_file_is_left_out(tmp_path):
+    os.mkfifo(tmp_path / "x.nii.gz")
+    (tmp_path / "y.nii.gz").symlink_to(tmp_path / "x.nii.gz")
+    (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    found = find_scans([tmp_path])
+    assert [case.path.name for case in found.cases] == ["gone.nii.gz"]
+    assert [(each.path.name, each.reason) for each in found.skipped] == [("x.nii.gz", "not a regular file")]
+    assert find_scans([tmp_path / "x.nii.gz"]).skipped == found.skipped
+    assert find_scans([tmp_path], include=["other*"]).skipped == ()
+
+
 def test_broken_nifti_is_a_case_that_fails_by_itself(tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"no gzip at all")
     (case,) = find_scans([tmp_path]).cases
