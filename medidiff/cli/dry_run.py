@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from medidiff.cli.options import show_json
 from medidiff.config import RunConfig
+from medidiff.errors import OutOfMemory
 from medidiff.runs import Plan, PlannedCase, make_plan
 from medidiff.runs.foreseen import foreseen
 
@@ -19,8 +21,8 @@ ACTIONS = {"todo": "restore", "done": "skip", "refused": "refuse"}
 
 def show(config: RunConfig, *, as_json: bool) -> None:
     """Print what a run with these settings would do."""
-    plan = foreseen(make_plan(config), config)
-    estimate, memory = expected(plan, config), forecast(plan, config)
+    plan, memory = forecast(foreseen(make_plan(config), config), config)
+    estimate = expected(plan, config)
     if as_json:
         show_json(tree(plan, memory) | {"seconds": None if estimate is None else round(estimate.seconds, 1)})
         return
@@ -46,15 +48,23 @@ def expected(plan: Plan, config: RunConfig) -> Estimate | None:
     return estimate.of_plan(plan, config)
 
 
-def forecast(plan: Plan, config: RunConfig) -> dict[PlannedCase, tuple[str, dict[str, object]]]:
-    """The memory of each case that is to be restored: as a clause, and for programs."""
-    todo = [case for case in plan.cases if case.state == "todo"]
-    if not todo:
-        return {}
+def forecast(plan: Plan, config: RunConfig) -> tuple[Plan, dict[PlannedCase, tuple[str, dict[str, object]]]]:
+    """The plan without cases that no memory holds, and what the others take: as a clause, and for programs."""
+    if not plan.count("todo"):
+        return plan, {}
+    from medidiff.runs import failures
     from medidiff.runs import forecast as forecasts
 
-    found = {case: forecasts.of_case(case.ref, config, plan.pipelines) for case in todo}
-    return {case: (forecasts.told(each), forecasts.as_json(each)) for case, each in found.items()}
+    cases, memory = [], {}
+    for case in plan.cases:
+        if case.state == "todo":
+            try:
+                found = forecasts.of_case(case.ref, config, plan.pipelines)
+                memory[case] = forecasts.told(found), forecasts.as_json(found)
+            except OutOfMemory as error:
+                case = replace(case, state="refused", reason=failures.sentence(error, case.ref))
+        cases.append(case)
+    return replace(plan, cases=tuple(cases)), memory
 
 
 def line(case: PlannedCase) -> str:

@@ -14,12 +14,15 @@ from medidiff.scans.volume import ScanRef
 
 
 def of_case(ref: ScanRef, config: RunConfig, able: Sequence[PipelineInfo]) -> Footprint | str:
-    """What a case takes, or a clause on why that is not known or cannot be.
+    """What a case takes, or a clause on why that is not known.
 
     Args:
         ref: the case.
         config: the run's settings.
         able: the pipelines that it may go to.
+
+    Raises:
+        OutOfMemory: it fits in no way.
     """
     try:
         volume, count = estimate.hollow(ref)
@@ -34,7 +37,9 @@ def of_case(ref: ScanRef, config: RunConfig, able: Sequence[PipelineInfo]) -> Fo
         asked = Request(shape, network, config.task, options.samples, fine, tile, options.flips)
         return footprint.choose(asked, footprint.room(config.compute.memory, begun=False))
     except OutOfMemory:
-        return "it needs more memory than there is"
+        if config.task != "inpaint":
+            raise
+        return "it needs more memory than there is, unless its hole is small"
 
 
 def told(found: Footprint | str) -> str:

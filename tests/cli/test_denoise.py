@@ -14,8 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medidiff.cli import main
+from medidiff.cli import dry_run, main
 from medidiff.errors import OutOfMemory, PipelineError, ScanError, UsageError
+from medidiff.runs import Plan
 
 Write = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -300,10 +301,31 @@ def test_dry_run_shows_the_plan_and_writes_nothing(folder: Path, tmp_path: Path,
     assert not out.exists()
 
 
-def test_dry_run_tells_where_the_memory_is_not_enough(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_dry_run_refuses_where_the_memory_is_not_enough(
+    folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expected(plan: Plan, config: object) -> None:
+        assert plan.count("todo") == 0  # so that no time is promised
+
+    monkeypatch.setattr(dry_run, "expected", expected)
+    assert denoise(folder, "-o", tmp_path / "out", "--dry-run", "--memory", "0.01") == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    refused = [line for line in lines if line.startswith("refuse ")]
+    assert len(refused) == 2
+    assert all("voxels needs" in line and "Use a machine with more, or a larger --memory." in line for line in refused)
+    assert last == "0 to restore, 0 done already, 2 refused"
     assert denoise(folder, "-o", tmp_path / "out", "--dry-run", "--json", "--memory", "0.01") == 0
     tree = json.loads(capsys.readouterr().out)
-    assert [case["memory"] for case in tree["cases"]] == [{"problem": "it needs more memory than there is"}] * 2
+    assert [(case["action"], case["memory"]) for case in tree["cases"]] == [("refuse", None)] * 2
+
+
+def test_dry_run_of_a_hole_is_not_refused_for_the_whole_scan(scan: Write, tmp_path: Path, capsys: Capture) -> None:
+    source, mask = scan(tmp_path / "a.nii.gz"), scan(tmp_path / "mask.nii.gz", value=0)
+    args = ["inpaint", str(source), "--mask", str(mask), "-o", str(tmp_path / "out"), "--dry-run", "--memory", "0.01"]
+    assert main(args) == 0
+    shown = capsys.readouterr().out
+    assert "it needs more memory than there is, unless its hole is small" in shown
+    assert "1 to restore" in shown
 
 
 def test_dry_run_as_json(folder: Path, tmp_path: Path, capsys: Capture) -> None:
