@@ -5,6 +5,7 @@ Nothing is decoded, nothing is written, torch is not imported; ``--dry-run`` pri
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,6 +24,7 @@ from medidiff.scans.volume import ScanRef, Skipped
 
 State = Literal["todo", "done", "refused"]
 Watch = Callable[[str], None]
+LONGEST_NAME = 255  # bytes of the name of a file, on nearly all file systems
 NAMED = 3  # filters named in a sentence before the rest is counted
 NOT_OURS = "exists and was not written by medidiff; choose another output or use --overwrite."
 
@@ -39,8 +41,8 @@ class PlannedCase:
         ref: the case.
         names: what its outputs are called.
         before: a stamp of the sidecar as the plan found it, see `sidecar.stamp`.
-        state: ``todo``, ``done`` (its result still stands) or ``refused`` (a file of somebody else is in the way, or,
-            for ``--dry-run``, headers tell that it will fail).
+        state: ``todo``, ``done`` (its result still stands) or ``refused`` (a file of somebody else is in the way, its
+            result cannot be called or written so, or, for ``--dry-run``, headers tell that it will fail).
         reason: why it is skipped or refused, or why a result that exists is made again; empty for a new case.
     """
 
@@ -191,7 +193,7 @@ def nothing_found(inputs: Sequence[Path], skipped: Sequence[Skipped]) -> str:
 
 def judge(case: PlannedCase, config: RunConfig, able: Sequence[PipelineInfo], single: bool) -> PlannedCase:
     """Set the state of a case by what lies in the output folder."""
-    if why := formats.refusal(case.ref, config):
+    if why := formats.refusal(case.ref, config) or too_long(case, config):
         return replace(case, state="refused", reason=why)
     if config.existing == "overwrite":
         return case
@@ -216,6 +218,22 @@ def judge(case: PlannedCase, config: RunConfig, able: Sequence[PipelineInfo], si
         reason = f"{names.sidecar} belongs to another scan, {before}; choose another output or use --overwrite."
         return replace(case, state="refused", reason=reason)
     return replace(case, reason=reason)
+
+
+def too_long(case: PlannedCase, config: RunConfig) -> str:
+    """Why no file system would take the names of a case's files, in a sentence; empty when they fit."""
+    names = case.names
+    wanted: list[Path | None] = [names.restored, names.sidecar, names.as_nifti]
+    wanted += [names.uncertainty, names.supplied] if config.maps else []
+    wanted += [names.sample, names.sample_as_nifti] if config.restore.gamma > 0 else []
+    longest = max(len(os.fsencode(path.name)) for path in wanted if path is not None)
+    if longest <= LONGEST_NAME:
+        return ""
+    what = "scan" if names.restored != config.output else "output"
+    return (
+        f"{case.ref.path} cannot be processed: the name of a result would have {longest} bytes, and file systems take"
+        f" {LONGEST_NAME}; rename the {what}."
+    )
 
 
 def is_elsewhere(before: dict[str, Any], case: PlannedCase) -> bool:

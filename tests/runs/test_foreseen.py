@@ -98,3 +98,23 @@ def test_what_only_the_voxels_tell_is_left_to_the_run(scan: Write, fake: object,
         file.truncate(source.stat().st_size - 20)  # the header is whole
     config = RunConfig(inputs=(tmp_path / "in",), output=tmp_path / "out")
     assert foreseen(make_plan(config), config).count("todo") == 2
+
+
+def test_names_too_long_for_a_result_are_refused_beforehand(go: Go, scan: Write, tmp_path: Path) -> None:
+    for name in ("x" * 240, "y" * 238, "w" * 227):
+        scan(tmp_path / "in" / f"{name}.nii.gz")
+
+    def told(**settings: Any) -> dict[str, str]:
+        config = RunConfig(inputs=(tmp_path / "in",), output=tmp_path / "out", **settings)
+        plan = foreseen(make_plan(config), config)
+        return {case.ref.stem[0]: case.reason for case in plan.cases if case.state == "refused"}
+
+    says = "the name of a result would have {} bytes, and file systems take 255; rename the scan."
+    path = tmp_path / "in" / f"{'x' * 240}.nii.gz"
+    assert told(uncertainty=False) == {"x": f"{path} cannot be processed: {says.format(256)}"}
+    found = told(uncertainty=True)
+    assert found.keys() == {"x", "y"}  # w has a map of 255 bytes
+    assert found["y"].endswith(says.format(266))
+    result = go(tmp_path / "in", output=tmp_path / "out", uncertainty=False)
+    failed = {Path(case.input).stem[0]: case.reason for case in result.record.cases if case.status == "failed"}
+    assert failed == told(uncertainty=False)
