@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 PACK, PART = "pack.npz", ".pack.part.npz"  # made of a manifest, in the run's folder
+MADE_OF = "pack.sha256"  # what that pack was made of
 
 
 @click.command("train")
@@ -77,7 +78,7 @@ def command(
     where = learning.device(device, threads)
     begin = learning.weights(start)
     with learning.meter(progress) as meter, learning.writing(output):
-        source = pack_of(data_of(data, settings, config), settings, output, meter)
+        source = pack_of(data_of(data, settings, config), settings, output, meter, anew=not resume)
         try:
             trained = trainer.train(
                 settings,
@@ -113,7 +114,7 @@ def refuse_foreign(folder: Path) -> None:
     from medidiff.training import checkpoint, records
 
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_file() or not (there <= {PACK, PART} or there & {checkpoint.STATE, records.CONFIG}):
+    if folder.is_file() or not (there <= {PACK, PART, MADE_OF} or there & {checkpoint.STATE, records.CONFIG}):
         raise CannotWrite(f"{folder} exists and holds no training run; choose an empty or a new folder.")
 
 
@@ -166,8 +167,15 @@ def data_of(given: Path | None, settings: Recipe, config: Path) -> Path:
     return found
 
 
-def pack_of(source: Path, settings: Recipe, folder: Path, meter: learning.Meter) -> Path:
-    """The pack; of a manifest it is made in the run's folder, unless one newer than all volumes lies there.
+def pack_of(source: Path, settings: Recipe, folder: Path, meter: learning.Meter, *, anew: bool) -> Path:
+    """The pack; of a manifest it is made in the run's folder, unless one made of the same lies there.
+
+    Args:
+        source: a pack or a manifest.
+        settings: the recipe.
+        folder: of the run.
+        meter: told each volume.
+        anew: make it in any case.
 
     Raises:
         UsageError: the manifest is none, or the pack is none.
@@ -177,13 +185,14 @@ def pack_of(source: Path, settings: Recipe, folder: Path, meter: learning.Meter)
 
     made = source
     if source.suffix == ".csv":
-        made = folder / PACK
-        files = [source.parent / row["file"] for row in build_pack.read_manifest(source)]
-        newest = max((file.stat().st_mtime for file in (source, *files) if file.exists()), default=math.inf)
-        if not made.is_file() or made.stat().st_mtime < newest:
+        made, note = folder / PACK, folder / MADE_OF
+        told = build_pack.made_of(source, settings.modalities)
+        if anew or not made.is_file() or not note.is_file() or note.read_text(encoding="utf-8").strip() != told:
             temporary = folder / PART
             build_pack.build(source, settings.modalities, meter.say).save(temporary)
+            note.unlink(missing_ok=True)  # until the new pack has its place, no note speaks for the old one
             temporary.replace(made)
+            note.write_text(told + "\n", encoding="utf-8")
     try:
         pack.load(made)
     except Exception as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +25,7 @@ from medidiff.physics import intensity, noise
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.scans import nifti
 from medidiff.scans.volume import ScanRef, Volume
-from medidiff.training.pack import Entry, Pack, quantise
+from medidiff.training.pack import Entry, Pack, digest, quantise
 from medidiff.training.validation import noisy_version, percentages, sigma_of
 
 LARGEST_CROP = 3_000_000  # voxels of a training volume that are kept
@@ -56,6 +58,24 @@ def read_manifest(path: Path) -> list[dict[str, str]]:
         if splits.setdefault(row["subject_id"], row["split"]) != row["split"]:
             raise UsageError(f"{path}, line {line}: this subject stands in two splits, so nothing could be judged.")
     return rows
+
+
+def made_of(manifest: Path, modalities: tuple[str, ...]) -> str:
+    """SHA-256 of all that a pack follows from: manifest, modalities, the state of each volume's file, crops.
+
+    Places of files go into it, so they are not told to those who get the run.
+
+    Raises:
+        UsageError: see ``read_manifest``.
+    """
+    files = []
+    for row in read_manifest(manifest):
+        path = (manifest.parent / row["file"]).resolve()
+        state = path.stat() if path.is_file() else None
+        files.append([str(path), state and state.st_size, state and state.st_mtime_ns])
+    crops = [LARGEST_CROP, VALIDATION_CROP, BODY]
+    told = [str(manifest.resolve()), digest(manifest), sorted(modalities), files, crops]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def build(manifest: Path, modalities: tuple[str, ...] = ("MR",), progress: Callable[[str], None] | None = None) -> Pack:

@@ -135,6 +135,53 @@ def test_of_a_manifest_a_pack_is_made_once(recipe: Path, tmp_path: Path, capsys:
     assert metadata["medidiff"]["licence"] == "not stated"
 
 
+def manifest(path: Path, seeds: tuple[int, ...], words: str = "T1w") -> Path:
+    """A table of made-up heads, of which the last one judges."""
+    lines = ["file,modality,subject_id,weights_ok,split"]
+    for seed in seeds:
+        name = f"{seed}.nii.gz"
+        if not (path.parent / name).exists():
+            volume(path.parent / name, seed)
+        lines.append(f"{name},{words},s{seed},yes,{'validation' if seed == seeds[-1] else 'train'}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def packed(run: Path) -> list[str]:
+    return [entry.name for entry in packs.load(run / "pack.npz").entries]
+
+
+def test_another_manifest_makes_another_pack(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    one, two = manifest(tmp_path / "one.csv", (0, 1)), manifest(tmp_path / "two.csv", (2, 0, 1))
+    command = ["train", str(recipe), "-o", str(run), "--overwrite", "--data"]
+    assert main([*command, str(one)]) == 0
+    for path in (two, *tmp_path.glob("*.nii.gz")):
+        os.utime(path, (1e9, 1e9))  # older than the pack
+    assert main([*command, str(two)]) == 0
+    assert packed(run) == ["2.nii.gz", "0.nii.gz", "1.nii.gz"]
+    told = json.loads((run / "bundle/configs/metadata.json").read_text())["medidiff"]["trained_on"]
+    assert told["volumes"] == ["2.nii.gz", "0.nii.gz"]
+    capsys.readouterr()
+    assert main([*command, str(two)]) == 0
+    assert "2.nii.gz" in capsys.readouterr().err  # --overwrite makes it again
+
+
+def test_other_modalities_make_another_pack(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, table = tmp_path / "run", manifest(tmp_path / "one.csv", (0, 1))
+    table.write_text(table.read_text() + "\n2.nii.gz,CT,s2,yes,train")
+    volume(tmp_path / "2.nii.gz", 2)
+    command = ["train", str(recipe), "-o", str(run), "--data", str(table)]
+    assert main(command) == 0
+    assert packed(run) == ["0.nii.gz", "1.nii.gz"]
+    recipe.write_text(recipe.read_text().replace('["MR"]', '["MR", "CT"]'))
+    main(command)
+    assert packed(run) == ["0.nii.gz", "1.nii.gz", "2.nii.gz"]
+    capsys.readouterr()
+    main(command)
+    assert "2.nii.gz" not in capsys.readouterr().err
+
+
 def test_weights_to_begin_with(recipe: Path, tmp_path: Path) -> None:
     assert main(["train", str(recipe), "-o", str(tmp_path / "a")]) == 0
     recipe.write_text(
