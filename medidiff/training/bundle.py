@@ -14,6 +14,7 @@ import monai
 import numpy as np
 import torch
 
+from medidiff.errors import UsageError
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.training import calibration, card, pack, phantoms
 from medidiff.training.card import CARD, LOG, METADATA
@@ -43,9 +44,14 @@ def make(
         description: one sentence; by default what it does to what.
         halo: voxels of context that tiles need.
         licence: of the weights.
+
+    Raises:
+        UsageError: the run learned from another pack.
     """
     state = json.loads((run / STATE).read_text(encoding="utf-8"))
     recipe, packed = state["recipe"], pack.load(data)
+    if state.get("data", packed.content) != packed.content:
+        raise UsageError(f"{data} is not what the run in {run} learned from; give the pack that it was trained on.")
     for part in ("configs", "models", "docs"):
         (bundle / part).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / "model.safetensors", bundle / WEIGHTS)

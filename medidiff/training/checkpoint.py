@@ -39,13 +39,21 @@ def save(
     temporary.replace(folder / STATE)
 
 
+def state_of(folder: Path) -> dict[str, Any] | None:
+    """The counters that ``save`` wrote; ``None`` when the folder holds no checkpoint."""
+    if not (folder / STATE).is_file():
+        return None
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
+
+
 def restore(
     folder: Path, network: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
     """Load what ``save`` wrote; ``None`` when the folder holds no checkpoint."""
-    if not (folder / STATE).is_file():
+    state = state_of(folder)
+    if state is None:
         return None
-    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     network.load_state_dict(load_file(folder / WEIGHTS))
     ema.load_state_dict(load_file(folder / EMA))
     saved = optimiser.state_dict()

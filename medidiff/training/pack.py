@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,16 @@ class Pack:
     def of(self, split: str) -> list[int]:
         """Indices of the entries of a split."""
         return [i for i, entry in enumerate(self.entries) if entry.split == split]
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of what there is to learn from, however it is ordered, compressed, described or compared."""
+        found = []
+        for entry, array in zip(self.entries, self.arrays, strict=True):
+            told = {key: value for key, value in asdict(entry).items() if key not in ("nlm", "licence")}
+            words = json.dumps([told, array.dtype.name, array.shape])
+            found.append(hashlib.sha256(words.encode() + np.ascontiguousarray(array).tobytes()).hexdigest())
+        return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the pack; no pickled objects."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -74,6 +75,23 @@ class Recipe:
         values = asdict(self)
         values["data"]["source"] = Path(self.data.source).name
         return values
+
+    def differs(self, told: dict[str, Any]) -> str:
+        """The first setting that differs from ``told``, another recipe's ``as_dict``, in what makes it another run.
+
+        Name, length and source may differ, and what only one of the two knows, for they are of two versions then; of
+        networks that is a difference. Empty when there is none.
+        """
+        mine, other = (json.loads(json.dumps(values)) for values in (self.as_dict(), told))
+        for name in sorted((mine.keys() & other.keys()) - {"name", "iterations", "seconds"}):
+            if name not in ("data", "optimiser"):
+                if mine[name] != other[name]:
+                    return name
+                continue
+            for key in sorted((mine[name].keys() & other[name].keys()) - {"source"}):
+                if mine[name][key] != other[name][key]:
+                    return f"{name}.{key}"
+        return ""
 
 
 def _tuples(value: Any) -> Any:

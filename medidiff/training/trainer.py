@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medidiff.diffusion import network as networks
+from medidiff.errors import UsageError
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.training import checkpoint, pack, recipe, records, validation
 from medidiff.training.objective import loss, predict_mean
@@ -77,12 +78,30 @@ class Trainer:
         self.rows: list[dict[str, Any]] = []
 
     def resume(self) -> bool:
-        """Go on from the folder's checkpoint; False when there is none."""
+        """Go on from the folder's checkpoint; False when there is none.
+
+        Raises:
+            UsageError: it learned from other data, or by a recipe that differs in more than its length.
+        """
+        self._refuse_another(checkpoint.state_of(self.folder) or {})
         state = checkpoint.restore(self.folder, self.network, self.ema, self.optimiser)
         if state is None:
             return False
         self.iteration, self.seconds, self.rows = state["iteration"], state["seconds"], state["rows"]
         return True
+
+    def _refuse_another(self, told: dict[str, Any]) -> None:
+        """Stop before two runs are mixed; checkpoints that do not tell their data are believed."""
+        if "data" not in told:
+            return
+        differs = self.settings.differs(told["recipe"])
+        if not differs and told["data"] == self.pack.content:
+            return
+        what = f"recipe's setting {differs} is not that" if differs else "data are not those"
+        raise UsageError(
+            f"The {what} of the run in {self.folder}; begin again with --overwrite (the module: without --resume), or "
+            "choose another folder."
+        )
 
     def start_from(self, source: Path) -> None:
         """Begin with weights of the same network: a bundle's, or those of a safetensors file.
@@ -202,6 +221,7 @@ class Trainer:
             "seconds": self.seconds,
             "rows": self.rows,
             "recipe": self.settings.as_dict(),
+            "data": self.pack.content,
         }
         checkpoint.save(self.folder, self.network, self.ema, self.optimiser, state)
         checkpoint.export_fp16(self.ema, self.folder / "model.safetensors")
@@ -256,6 +276,7 @@ def train(
         on_step: told the trainer after each iteration.
 
     Raises:
+        UsageError: the run to go on with had other data or another recipe.
         ValueError: the pack holds nothing to learn from.
         RuntimeError: the weights to begin with, or to go on with, are those of another network.
     """
@@ -289,18 +310,21 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     name = arguments.device
-    train(
-        recipe.read(arguments.recipe),
-        arguments.pack,
-        arguments.out,
-        torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name),
-        resume=arguments.resume,
-        start=arguments.start,
-        max_seconds=arguments.max_seconds,
-        evaluate_every=arguments.evaluate_every,
-        on_start=lambda trainer: print(f"begins at iteration {trainer.iteration}", flush=True),
-        on_row=lambda row: print(json.dumps(row), flush=True),
-    )
+    try:
+        train(
+            recipe.read(arguments.recipe),
+            arguments.pack,
+            arguments.out,
+            torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name),
+            resume=arguments.resume,
+            start=arguments.start,
+            max_seconds=arguments.max_seconds,
+            evaluate_every=arguments.evaluate_every,
+            on_start=lambda trainer: print(f"begins at iteration {trainer.iteration}", flush=True),
+            on_row=lambda row: print(json.dumps(row), flush=True),
+        )
+    except UsageError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

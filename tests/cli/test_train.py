@@ -175,10 +175,14 @@ def test_other_modalities_make_another_pack(recipe: Path, tmp_path: Path, capsys
     assert main(command) == 0
     assert packed(run) == ["0.nii.gz", "1.nii.gz"]
     recipe.write_text(recipe.read_text().replace('["MR"]', '["MR", "CT"]'))
-    main(command)
-    assert packed(run) == ["0.nii.gz", "1.nii.gz", "2.nii.gz"]
+    config = (run / "config.json").read_text()
     capsys.readouterr()
-    main(command)
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert f"The recipe's setting modalities is not that of the run in {run}; begin again with --overwrite" in said
+    assert (run / "config.json").read_text() == config
+    assert packed(run) == ["0.nii.gz", "1.nii.gz", "2.nii.gz"]
+    assert main(command) == 2
     assert "2.nii.gz" not in capsys.readouterr().err
 
 
@@ -244,7 +248,7 @@ def test_weights_of_another_network(recipe: Path, tmp_path: Path, capsys: Captur
     recipe.write_text(recipe.read_text().replace("channels = [4]", "channels = [6]"))
     capsys.readouterr()
     assert main(command) == 2
-    assert "is not that of the run in" in capsys.readouterr().err
+    assert "setting network is not that of the run in" in capsys.readouterr().err
     other = ["train", str(recipe), "-o", str(tmp_path / "other"), "--start", str(tmp_path / "run/bundle")]
     assert main(other) == 2
     assert "--start" in capsys.readouterr().err

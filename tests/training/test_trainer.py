@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from medidiff import bundles
 from medidiff.diffusion import schedule
+from medidiff.errors import UsageError
 from medidiff.physics import tasks
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS, parameter_names
 from medidiff.training import bundle as bundling
+from medidiff.training import pack as packs
+from medidiff.training import trainer as training
 from medidiff.training.objective import loss, predict_mean
 from medidiff.training.pack import Pack
 from medidiff.training.recipe import Data, Optimiser, Recipe
@@ -220,6 +223,61 @@ def test_run_goes_on_where_it_stopped(pack, tmp_path):
     assert saved["iteration"] == 6
     assert saved["recipe"]["iterations"] == 6
     assert not trainer(pack, tmp_path / "elsewhere").resume()
+
+
+def test_another_run_is_not_gone_on_with(pack, tmp_path):
+    trainer(pack, tmp_path, iterations=1).run(math.inf, math.inf)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    fewer = Pack(pack.entries[1:], pack.arrays[1:])
+    with pytest.raises(UsageError, match=f"The data are not those of the run in {tmp_path}; begin again with --over"):
+        trainer(fewer, tmp_path).resume()
+    for changes, name in (
+        ({"seed": 3}, "seed"),
+        ({"data": replace(RECIPE.data, superres=0.5)}, r"data\.superres"),
+        ({"optimiser": replace(RECIPE.optimiser, learning_rate=1e-5)}, r"optimiser\.learning_rate"),
+        ({"network": {**RECIPE.network, "channels": [6]}}, "network"),
+    ):
+        with pytest.raises(UsageError, match=f"recipe's setting {name} is not that of the run in"):
+            trainer(pack, tmp_path, **changes).resume()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_length_source_and_order_of_the_data_may_change(pack, tmp_path):
+    trainer(pack, tmp_path, iterations=1).run(math.inf, math.inf)
+    turned = Pack(
+        tuple(replace(entry, nlm={}, licence="CC0-1.0") for entry in reversed(pack.entries)),
+        tuple(reversed(pack.arrays)),
+    )
+    turned.save(tmp_path / "carried.npz")
+    data = replace(RECIPE.data, source="carried.npz")
+    assert trainer(packs.load(tmp_path / "carried.npz"), tmp_path, seconds=9.0, name="longer", data=data).resume()
+
+
+def test_an_old_checkpoint_is_believed(pack, tmp_path):
+    trainer(pack, tmp_path, iterations=1).run(math.inf, math.inf)
+    told = json.loads((tmp_path / "state.json").read_text())
+    del told["data"]
+    (tmp_path / "state.json").write_text(json.dumps(told))
+    assert trainer(Pack(pack.entries[1:], pack.arrays[1:]), tmp_path, seed=3).resume()
+
+
+def test_the_module_refuses_other_data(pack, tmp_path, monkeypatch, capsys):
+    trainer(pack, tmp_path, iterations=1).run(math.inf, math.inf)
+    monkeypatch.setattr(training.recipe, "read", lambda path: RECIPE)
+    Pack(pack.entries[1:], pack.arrays[1:]).save(tmp_path / "fewer.npz")
+    arguments = ["trainer", "recipe.toml", str(tmp_path / "fewer.npz"), str(tmp_path), "--resume", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit, match="2"):
+        training.main()
+    assert "The data are not those of the run in" in capsys.readouterr().err
+    assert json.loads((tmp_path / "state.json").read_text())["iteration"] == 1
+
+
+def test_a_bundle_tells_no_other_data(finished, pack, tmp_path):
+    Pack(pack.entries[1:], pack.arrays[1:]).save(tmp_path / "fewer.npz")
+    with pytest.raises(UsageError, match=r"fewer\.npz is not what the run in .* learned from"):
+        bundling.make(finished.folder, tmp_path / "fewer.npz", tmp_path / "tiny", version="0.0.1")
+    assert not (tmp_path / "tiny").exists()
 
 
 def test_resumed_part_draws_other_batches(pack, tmp_path, monkeypatch):
