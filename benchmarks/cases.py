@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from medidiff import scans
 from medidiff.evaluation import degrade
 from medidiff.physics import intensity
 from medidiff.physics.rician import Law
-from medidiff.training.build_pack import dicom_code
+from medidiff.training.build_pack import dicom_code, read_table
 from medidiff.training.validation import noisy_version, sigma_of
 
 Image = NDArray[np.float32]
@@ -79,8 +78,9 @@ def real_data() -> Path | None:
 
 def from_manifest(manifest: Path, split: str, modality: str, crop: int | None) -> Iterator[Case]:
     """The volumes of one split and DICOM modality that a manifest lists, read one by one."""
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    rows = [
+        row for _, row in read_table(manifest, ("file", "modality", "subject_id", "split")) if row["split"] == split
+    ]
     chosen = [(row, code) for row in rows if (code := dicom_code(row["modality"])) == modality]
     for row, code in chosen:
         yield load(manifest.parent / row["file"], crop, code, row["subject_id"])

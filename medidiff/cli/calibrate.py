@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -175,17 +174,8 @@ def of_manifest(path: Path, kinds: tuple[str, ...]) -> Iterator[tuple[Path, str]
     Raises:
         UsageError: it cannot be read, or lacks a column.
     """
-    from medidiff.training.build_pack import dicom_code
+    from medidiff.training.build_pack import dicom_code, read_table
 
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "calibration"]
-        yield from (
-            (path.parent / row["file"], row["subject_id"]) for row in rows if dicom_code(row["modality"]) in kinds
-        )
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except KeyError as error:
-        raise UsageError(
-            f"{path} has no column {error.args[0]!r}; it needs file, modality, subject_id, split."
-        ) from error
+    for _, row in read_table(path, ("file", "modality", "subject_id", "split")):
+        if row["split"] == "calibration" and dicom_code(row["modality"]) in kinds:
+            yield path.parent / row["file"], row["subject_id"]

@@ -37,22 +37,40 @@ COLUMNS = ("file", "modality", "subject_id", "weights_ok", "split")
 SPLITS = ("train", "calibration", "validation")
 
 
-def read_manifest(path: Path) -> list[dict[str, str]]:
-    """The rows of a manifest.
+def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file, each with the number of the line that it ends on; cells that are not there are empty.
+
+    Raises:
+        UsageError: it cannot be read, holds no row, is not separated by commas, or lacks one of ``columns``.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins its files with a mark of UTF-8
+            reader = csv.DictReader(file, restval="")
+            found = list(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read as a table of volumes; give a CSV file in UTF-8.") from error
+    if not any(found):
+        raise UsageError(f"{path} is empty; it needs the columns {', '.join(columns)}.")
+    if len(found) == 1 and any(mark in found[0] for mark in ";\t"):
+        raise UsageError(f"{path} has other separators than commas between its columns; save it with commas.")
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise UsageError(f"{path} has no column {missing[0]!r}; it needs {', '.join(columns)}.")
+    if not rows:
+        raise UsageError(f"{path} lists no volume; it has its first line alone.")
+    return rows
+
+
+def read_manifest(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a manifest; see ``read_table``.
 
     Raises:
         UsageError: it cannot be read, lacks a column, knows another split, or has a subject in two splits.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as a table of volumes.") from error
-    missing = [column for column in COLUMNS if not rows or rows[0].get(column) is None]
-    if missing:
-        raise UsageError(f"{path} has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}.")
+    rows = read_table(path, COLUMNS)
     splits: dict[str, str] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         if row["split"] not in SPLITS:
             raise UsageError(f"{path}, line {line}: a split is {', '.join(SPLITS)}, not {row['split']!r}.")
         if splits.setdefault(row["subject_id"], row["split"]) != row["split"]:
@@ -69,7 +87,7 @@ def made_of(manifest: Path, modalities: tuple[str, ...]) -> str:
         UsageError: see ``read_manifest``.
     """
     files = []
-    for row in read_manifest(manifest):
+    for _, row in read_manifest(manifest):
         path = (manifest.parent / row["file"]).resolve()
         state = path.stat() if path.is_file() else None
         files.append([str(path), state and state.st_size, state and state.st_mtime_ns])
@@ -91,7 +109,7 @@ def build(manifest: Path, modalities: tuple[str, ...] = ("MR",), progress: Calla
         ScanError: a volume cannot be read.
     """
     entries, arrays = [], []
-    for row in read_manifest(manifest):
+    for _, row in read_manifest(manifest):
         judged = row["split"] == "validation"
         modality = dicom_code(row["modality"])
         if modality not in modalities or not (judged or row["weights_ok"] == "yes"):

@@ -100,8 +100,9 @@ def test_what_is_restored_with_the_gain_is_no_worse_than_the_base(factor: float,
 
 def test_a_manifest_tells_split_and_subject(bundle: Path, scan: Path) -> None:
     manifest = scan.parent / "scans.csv"
-    manifest.write_text(
-        "file,modality,subject_id,split\nhead.nii.gz,T1w,anna,calibration\nabsent.nii.gz,T1w,bob,train\n"
+    manifest.write_text(  # as Excel writes it
+        "\ufefffile,modality,subject_id,split\nhead.nii.gz,T1w,anna,calibration\nabsent.nii.gz,T1w,bob,train\n",
+        encoding="utf-8",
     )
     assert main(["calibrate", str(bundle), str(manifest), "--crop", "48"]) == 0
     assert table(bundle)["denoise"]["3"]["subjects"] == ["anna"]
@@ -113,7 +114,7 @@ def test_what_cannot_be_done(bundle: Path, scan: Path, tmp_path: Path, capsys: C
     assert main(["calibrate", str(tmp_path), str(scan)]) == 6
     (tmp_path / "bad.csv").write_text("file\nx\n")
     assert main(["calibrate", str(bundle), str(tmp_path / "bad.csv")]) == 2
-    assert "'split'" in capsys.readouterr().err
+    assert "'modality'" in capsys.readouterr().err
     (tmp_path / "broken.nii.gz").write_text("text")
     assert main(["calibrate", str(bundle), str(tmp_path / "broken.nii.gz")]) == 3
     assert "left out" in capsys.readouterr().err

@@ -229,13 +229,19 @@ def test_a_bad_recipe_is_one_sentence(
             "line 3: this subject",
         ),
         ("file,modality,subject_id,weights_ok,split\na,T1w,s,yes,test\n", "not 'test'"),
+        (
+            "file;modality;subject_id;weights_ok;split\na;T1w;s;yes;train\n",
+            "separators than commas between its columns",
+        ),
+        ("\ufeff", "bad.csv is empty; it needs the columns file, modality, subject_id, weights_ok, split."),
+        ("file,modality,subject_id,weights_ok,split\n", "bad.csv lists no volume"),
         ("file,modality,subject_id,weights_ok,split\na.nii.gz,T1w,s,yes,train\n", "a.nii.gz"),
     ],
 )
 def test_a_bad_manifest_is_one_sentence(
     recipe: Path, tmp_path: Path, capsys: Capture, table: str, sentence: str
 ) -> None:
-    (tmp_path / "bad.csv").write_text(table)
+    (tmp_path / "bad.csv").write_text(table, encoding="utf-8")
     assert main(["train", str(recipe), "-o", str(tmp_path / "run"), "--data", str(tmp_path / "bad.csv")]) != 0
     said = capsys.readouterr().err
     assert sentence in said
