@@ -78,12 +78,11 @@ def real_data() -> Path | None:
 
 def from_manifest(manifest: Path, split: str, modality: str, crop: int | None) -> Iterator[Case]:
     """The volumes of one split and DICOM modality that a manifest lists, read one by one."""
-    rows = [
-        row for _, row in read_table(manifest, ("file", "modality", "subject_id", "split")) if row["split"] == split
-    ]
-    chosen = [(row, code) for row in rows if (code := dicom_code(row["modality"])) == modality]
-    for row, code in chosen:
-        yield load(manifest.parent / row["file"], crop, code, row["subject_id"])
+    columns = ("file", "modality", "subject_id", "split")
+    rows = [(line, row) for line, row in read_table(manifest, columns) if row["split"] == split]
+    chosen = [row for line, row in rows if dicom_code(row["modality"], f"{manifest}, line {line}") == modality]
+    for row in chosen:
+        yield load(manifest.parent / row["file"], crop, modality, row["subject_id"])
 
 
 def load(path: Path, crop: int | None, modality: str | None = None, subject: str = "") -> Case:

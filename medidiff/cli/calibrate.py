@@ -172,10 +172,10 @@ def of_manifest(path: Path, kinds: tuple[str, ...]) -> Iterator[tuple[Path, str]
     """The calibration split of a manifest.
 
     Raises:
-        UsageError: it cannot be read, or lacks a column.
+        UsageError: it cannot be read, lacks a column, or names no modality.
     """
     from medidiff.training.build_pack import dicom_code, read_table
 
-    for _, row in read_table(path, ("file", "modality", "subject_id", "split")):
-        if row["split"] == "calibration" and dicom_code(row["modality"]) in kinds:
+    for line, row in read_table(path, ("file", "modality", "subject_id", "split")):
+        if row["split"] == "calibration" and dicom_code(row["modality"], f"{path}, line {line}") in kinds:
             yield path.parent / row["file"], row["subject_id"]

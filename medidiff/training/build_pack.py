@@ -12,6 +12,7 @@ import argparse
 import csv
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,6 +36,20 @@ BODY = 0.05  # normalised intensity above which a voxel counts for the crop
 
 COLUMNS = ("file", "modality", "subject_id", "weights_ok", "split")
 SPLITS = ("train", "calibration", "validation")
+MODALITIES = {  # DICOM codes, and the words of a manifest that mean them
+    "MR": "mr, mri, mra, fmri, t1, t1w, t1c, t1ce, t1gd, t2, t2w, t2*, t2*w, t2star, t2starw, pd, pdw, flair, dwi, "
+    "dti, adc, b0, bold, asl, epi, gre, swi, tof, mprage, mp2rage, stir",
+    "CT": "ct, cta, cbct, microct",
+    "PT": "pt, pet",
+    "NM": "nm, spect",
+    "US": "us, ultrasound",
+    "CR": "cr",
+    "DX": "dx",
+    "MG": "mg, mammography",
+    "XA": "xa",
+    "RF": "rf",
+    "OT": "ot, microscopy, fluorescence",
+}
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
@@ -66,7 +81,8 @@ def read_manifest(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a manifest; see ``read_table``.
 
     Raises:
-        UsageError: it cannot be read, lacks a column, knows another split, or has a subject in two splits.
+        UsageError: it cannot be read, lacks a column, or knows a word for split or modality that there is
+            not, or has a subject in two splits.
     """
     rows = read_table(path, COLUMNS)
     splits: dict[str, str] = {}
@@ -75,6 +91,7 @@ def read_manifest(path: Path) -> list[tuple[int, dict[str, str]]]:
             raise UsageError(f"{path}, line {line}: a split is {', '.join(SPLITS)}, not {row['split']!r}.")
         if splits.setdefault(row["subject_id"], row["split"]) != row["split"]:
             raise UsageError(f"{path}, line {line}: this subject stands in two splits, so nothing could be judged.")
+        dicom_code(row["modality"], f"{path}, line {line}")
     return rows
 
 
@@ -123,13 +140,22 @@ def build(manifest: Path, modalities: tuple[str, ...] = ("MR",), progress: Calla
     return Pack(tuple(entries), tuple(arrays))
 
 
-def dicom_code(description: str) -> str:
-    """The DICOM modality that a manifest's words mean."""
-    if "CT" in description.split() or description.startswith(("CT", "micro-CT")):
-        return "CT"
-    if description.startswith("PET"):
-        return "PT"
-    return "OT" if "fluor" in description or "microscopy" in description else "MR"
+def dicom_code(description: str, place: str = "a manifest") -> str:
+    """The DICOM modality that a manifest's words mean: that of the first word which is known, in any case of letters.
+
+    Args:
+        description: in words, such as ``T1w (spine)``.
+        place: where it stands, for the error.
+
+    Raises:
+        UsageError: no word is known.
+    """
+    meant = {word: code for code, words in MODALITIES.items() for word in words.split(", ")}
+    for word in re.findall(r"[a-z0-9*]+", description.lower()):
+        if word in meant:
+            return meant[word]
+    known = "; ".join(f"{code}: {words}" for code, words in MODALITIES.items())
+    raise UsageError(f"{place}: no modality is known by {description!r}; known are {known}.")
 
 
 def _volumes(path: Path, modality: str) -> Iterator[Volume]:

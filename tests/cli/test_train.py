@@ -231,7 +231,7 @@ def test_a_bad_recipe_is_one_sentence(
         ("file,modality,subject_id,weights_ok,split\na,T1w,s,yes,test\n", "not 'test'"),
         (
             "file;modality;subject_id;weights_ok;split\na;T1w;s;yes;train\n",
-            "separators than commas between its columns",
+            "separators than commas",
         ),
         ("\ufeff", "bad.csv is empty; it needs the columns file, modality, subject_id, weights_ok, split."),
         ("file,modality,subject_id,weights_ok,split\n", "bad.csv lists no volume"),
