@@ -14,6 +14,7 @@ from medidiff import scans
 from medidiff.evaluation import degrade
 from medidiff.physics import intensity
 from medidiff.physics.rician import Law
+from medidiff.scans.volume import mean_of
 from medidiff.training.build_pack import dicom_code, read_table
 from medidiff.training.validation import noisy_version, sigma_of
 
@@ -95,9 +96,9 @@ def load(path: Path, crop: int | None, modality: str | None = None, subject: str
         subject: who it shows; the file's name when empty.
     """
     volumes = scans.open_scan(path).volumes
-    mean = np.mean([volume.array for volume in volumes], axis=0, dtype=np.float32)
-    code = modality or volumes[0].modality
-    scaling, unit = intensity.normalise(mean, code)
+    mean = mean_of(volumes)
+    code = modality or mean.modality
+    scaling, unit = intensity.normalise(mean.array, code, mean.valid)
     name = path.name.removesuffix(".gz").removesuffix(".nii")
     return Case(name, subject or name, code, volumes[0].spacing, central(unit, crop), scaling)
 

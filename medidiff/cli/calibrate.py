@@ -129,6 +129,7 @@ def references(sources: tuple[Path, ...], crop: int, bundle: Bundle) -> Iterator
 
     from medidiff import scans
     from medidiff.physics import intensity
+    from medidiff.scans.volume import mean_of
     from medidiff.training import calibration
     from medidiff.training.validation import noise_of
 
@@ -146,8 +147,8 @@ def references(sources: tuple[Path, ...], crop: int, bundle: Bundle) -> Iterator
         if volumes[0].modality not in kinds:
             click.echo(f"left out: {path.name} is {volumes[0].modality}, not {' or '.join(kinds)}", err=True)
             continue
-        mean = np.asarray(np.mean([volume.array for volume in volumes], axis=0), dtype=np.float32)
-        _, unit = intensity.normalise(mean, volumes[0].modality)
+        mean = mean_of(volumes)
+        _, unit = intensity.normalise(mean.array, mean.modality, mean.valid)
         clean = calibration.middle(np.maximum(unit, 0), crop)
         if bundle.spatial_dims == 3:
             yield calibration.Reference(clean, volumes[0].spacing, subject, noise_of(kinds))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,6 +79,15 @@ class Volume:
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in millimetres along each array axis; 1 where the affine gives none."""
         return spacing_of(self.affine)
+
+
+def mean_of(volumes: Sequence[Volume]) -> Volume:
+    """The mean of a repeated acquisition, which is nearly free of noise; valid where all repeats are."""
+    import numpy as np
+
+    mean = np.asarray(np.mean([volume.array for volume in volumes], axis=0), dtype=np.float32)
+    masks = [volume.valid for volume in volumes if volume.valid is not None]
+    return replace(volumes[0], array=mean, valid=np.logical_and.reduce(masks) if masks else None)
 
 
 @dataclass(frozen=True)

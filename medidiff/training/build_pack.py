@@ -1,9 +1,8 @@
 """Build a training pack from a manifest of volumes: ``python -m medidiff.training.build_pack MANIFEST.csv PACK.npz``.
 
 The manifest is a CSV file with the columns ``file, modality, subject_id, weights_ok, split``; the words of a further
-one, ``licence``, go into the bundle. Training and
-calibration volumes are taken only where ``weights_ok`` is ``yes``; validation volumes only judge, so all of them may
-serve. No subject may stand in two splits.
+one, ``licence``, go into the bundle. Training and calibration volumes are taken only where ``weights_ok`` is ``yes``
+(or ``true``, ``1``); validation volumes only judge, so all of them may serve. No subject may stand in two splits.
 """
 
 from __future__ import annotations
@@ -14,18 +13,20 @@ import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.errors import UsageError
+from medidiff.errors import NoScanFound, UsageError
 from medidiff.physics import intensity, noise
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.scans import nifti
-from medidiff.scans.volume import ScanRef, Volume
+from medidiff.scans.volume import ScanRef, Volume, mean_of
 from medidiff.training.pack import Entry, Pack, digest, quantise
 from medidiff.training.validation import noisy_version, percentages, sigma_of
 
@@ -36,6 +37,7 @@ BODY = 0.05  # normalised intensity above which a voxel counts for the crop
 
 COLUMNS = ("file", "modality", "subject_id", "weights_ok", "split")
 SPLITS = ("train", "calibration", "validation")
+YES_OR_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": False}
 MODALITIES = {  # DICOM codes, and the words of a manifest that mean them
     "MR": "mr, mri, mra, fmri, t1, t1w, t1c, t1ce, t1gd, t2, t2w, t2*, t2*w, t2star, t2starw, pd, pdw, flair, dwi, "
     "dti, adc, b0, bold, asl, epi, gre, swi, tof, mprage, mp2rage, stir",
@@ -81,8 +83,8 @@ def read_manifest(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a manifest; see ``read_table``.
 
     Raises:
-        UsageError: it cannot be read, lacks a column, or knows a word for split or modality that there is
-            not, or has a subject in two splits.
+        UsageError: it cannot be read, lacks a column, or holds a split, modality or weights_ok
+            that is none, or has a subject in two splits.
     """
     rows = read_table(path, COLUMNS)
     splits: dict[str, str] = {}
@@ -91,6 +93,8 @@ def read_manifest(path: Path) -> list[tuple[int, dict[str, str]]]:
             raise UsageError(f"{path}, line {line}: a split is {', '.join(SPLITS)}, not {row['split']!r}.")
         if splits.setdefault(row["subject_id"], row["split"]) != row["split"]:
             raise UsageError(f"{path}, line {line}: this subject stands in two splits, so nothing could be judged.")
+        if row["weights_ok"].strip().lower() not in YES_OR_NO:
+            raise UsageError(f"{path}, line {line}: weights_ok is yes or no, not {row['weights_ok']!r}.")
         dicom_code(row["modality"], f"{path}, line {line}")
     return rows
 
@@ -119,25 +123,51 @@ def build(manifest: Path, modalities: tuple[str, ...] = ("MR",), progress: Calla
     Args:
         manifest: the table.
         modalities: what to take.
-        progress: told each volume, in words.
+        progress: told each volume, and each row that is left out with its reason, in words.
 
     Raises:
-        UsageError: see ``read_manifest``.
+        UsageError: see ``read_manifest``, or a file is not there.
+        NoScanFound: no volume to learn from is left.
         ScanError: a volume cannot be read.
     """
+    tell = progress or (lambda _: None)
     entries, arrays = [], []
-    for _, row in read_manifest(manifest):
-        judged = row["split"] == "validation"
-        modality = dicom_code(row["modality"])
-        if modality not in modalities or not (judged or row["weights_ok"] == "yes"):
-            continue
-        for volume in _volumes(manifest.parent / row["file"], modality):
-            entry, array = _entry(row, volume, VALIDATION_CROP if judged else None)
+    for row in _chosen(manifest, modalities, tell):
+        crop = VALIDATION_CROP if row["split"] == "validation" else None
+        for volume in _volumes(manifest.parent / row["file"], dicom_code(row["modality"])):
+            entry, array = _entry(row, volume, crop)
             entries.append(entry)
             arrays.append(array)
-            if progress:
-                progress(f"{entry.split:12}{entry.name:32}{array.shape!s:18} noise {entry.sigma:.2%}  {entry.nlm}")
+            tell(f"{entry.split:12}{entry.name:32}{array.shape!s:18} noise {entry.sigma:.2%}  {entry.nlm}")
     return Pack(tuple(entries), tuple(arrays))
+
+
+def _chosen(manifest: Path, modalities: tuple[str, ...], tell: Callable[[str], None]) -> list[dict[str, str]]:
+    """The rows to take; the others are told with their reasons.
+
+    Raises:
+        UsageError: see ``read_manifest``, or a file is not there.
+        NoScanFound: none of them is to be learned from.
+    """
+    taken, missed = [], Counter[str]()
+    wanted = " or ".join(modalities)
+    for line, row in read_manifest(manifest):
+        code = dicom_code(row["modality"])
+        reason = f"the modality is {code}, not {wanted}" if code not in modalities else ""
+        if not reason and row["split"] != "validation" and not YES_OR_NO[row["weights_ok"].strip().lower()]:
+            reason = "weights_ok is not yes"
+        if reason:
+            tell(f"left out: {row['file']} ({row['split']}): {reason}")
+            missed[reason] += row["split"] == "train"
+            continue
+        if not (manifest.parent / row["file"]).is_file():
+            raise UsageError(f"{manifest}, line {line}: {manifest.parent / row['file']} is not there, or is no file.")
+        taken.append(row)
+    if not any(row["split"] == "train" for row in taken):
+        reasons = [f"{reason} ({count} of the split train)" for reason, count in missed.items() if count]
+        why = ", ".join(reasons) if reasons else "no row has the split train"
+        raise NoScanFound(f"{manifest} holds no volume of {wanted} to learn from: {why}.")
+    return taken
 
 
 def dicom_code(description: str, place: str = "a manifest") -> str:
@@ -161,17 +191,15 @@ def dicom_code(description: str, place: str = "a manifest") -> str:
 def _volumes(path: Path, modality: str) -> Iterator[Volume]:
     """The volume of a file; of a repeated acquisition the mean over repeats, which is nearly free of noise."""
     ref = ScanRef("nifti", path, (path,), Path(path.name), path.name.removesuffix(".nii.gz"))
-    volumes = nifti.read(ref).volumes
-    mean = np.asarray(np.mean([volume.array for volume in volumes], axis=0), dtype=np.float32)
-    yield Volume(mean, volumes[0].affine, modality)
+    yield replace(mean_of(nifti.read(ref).volumes), modality=modality)
 
 
 def _entry(
     row: dict[str, str], volume: Volume, crop: tuple[int, int, int] | None
 ) -> tuple[Entry, NDArray[np.uint8] | NDArray[np.int16]]:
-    _, unit = intensity.normalise(volume.array, volume.modality)
+    _, unit = intensity.normalise(volume.array, volume.modality, volume.valid)
     sigma = noise.of_scan(unit, volume.modality, 2, with_map=False).sigma
-    unit = unit[_box(unit, crop)]
+    unit = unit[_box(unit, volume.valid, crop)]
     levels, ceiling = quantise(unit, volume.modality)
     step = np.float32(ceiling / np.iinfo(levels.dtype).max)
     nlm = _nlm(levels.astype(np.float32) * step, volume.modality) if crop else {}
@@ -181,9 +209,11 @@ def _entry(
     return Entry(*known, spacing, ceiling, sigma, nlm, licence), levels
 
 
-def _box(unit: NDArray[np.float32], crop: tuple[int, int, int] | None) -> tuple[slice, ...]:
-    """The box around the body; its middle when that is larger than ``crop`` or ``LARGEST_CROP``."""
-    body = unit > BODY
+def _box(
+    unit: NDArray[np.float32], valid: NDArray[np.bool_] | None, crop: tuple[int, int, int] | None
+) -> tuple[slice, ...]:
+    """The box around the measured body; its middle when that is larger than ``crop`` or ``LARGEST_CROP``."""
+    body = unit > BODY if valid is None else (unit > BODY) & valid
     spans = []
     for axis in range(unit.ndim):
         hit = np.flatnonzero(body.any(axis=tuple(a for a in range(unit.ndim) if a != axis)))

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from medidiff import bundles
 from medidiff.cli import main
-from medidiff.cli.calibrate import restore_with
+from medidiff.cli.calibrate import references, restore_with
 from medidiff.diffusion.uncertainty import Calibration
 from medidiff.physics.tasks import STATE_CHANNELS, VIEWS
 from medidiff.training.calibration import Image, Reference, calibrate, middle, simulate
@@ -135,3 +136,13 @@ def test_a_folder_without_scans(bundle: Path, tmp_path: Path, capsys: Capture) -
 
 def test_a_small_scan_is_used_whole() -> None:
     assert middle(np.ones((10, 9, 8), np.float32), 48).shape == (10, 9, 8)
+
+
+def test_what_was_not_measured_is_no_water(bundle: Path, tmp_path: Path) -> None:
+    hounsfield = (1024 * blobs((24, 24, 24), 0) - 1000).astype(np.float32)
+    hounsfield[:5] = np.nan
+    nib.save(nib.Nifti1Image(hounsfield, np.eye(4)), tmp_path / "ct.nii")
+    found = bundles.read(bundle)
+    of_ct = replace(found, metadata={**found.metadata, "medidiff": {**found.settings, "modalities": ["CT"]}})
+    (reference,) = references((tmp_path / "ct.nii",), 48, of_ct)
+    np.testing.assert_allclose(reference.clean, (np.nan_to_num(hounsfield, nan=-1000) + 1024) / 2000, atol=1e-4)
