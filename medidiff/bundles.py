@@ -307,6 +307,16 @@ def _is_litter(path: Path, bundle: Bundle) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in parts)
 
 
+def refuse_foreign(target: Path) -> None:
+    """Stop before a bundle would be written over something that is none, be it of whatever pipeline.
+
+    Raises:
+        CannotWrite: there is something else.
+    """
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / METADATA).is_file()):
+        raise CannotWrite(f"{target} exists and is no bundle; choose an empty or a new folder.")
+
+
 def refuse_to_replace(target: Path, bundle: Bundle, *, tuned: bool = False) -> None:
     """Stop before anything but an older export of a bundle would be replaced.
 

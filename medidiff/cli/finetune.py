@@ -107,6 +107,7 @@ def command(
     from medidiff.training.finetune import Settings
 
     paths.refuse_input_as_output(scans, output, "pipeline")
+    bundles.refuse_foreign(output)  # before scans are read and measured
     where = learning.device(device, threads)
     with learning.meter(progress) as meter:
         bundle, taken = gather(scans, pipeline, None if clean else noise, meter)

@@ -38,7 +38,10 @@ MADE_OF = "pack.sha256"  # what that pack was made of
     help="Begin with the weights of a pipeline of the same network, or of a safetensors file.",
 )
 @click.option(
-    "--max-seconds", type=click.FloatRange(0, min_open=True), metavar="S", help="Stop after that time, to go on later."
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Train no longer than that, to go on later; making the pack, judging and writing come on top.",
 )
 @click.option(
     "--evaluate-every",
@@ -157,11 +160,13 @@ def data_of(given: Path | None, settings: Recipe, config: Path) -> Path:
     """The pack or manifest that the user or the recipe names.
 
     Raises:
-        UsageError: neither names one, or it is not there.
+        UsageError: neither names one, or it is no file.
     """
     if given is None and not settings.data.source:
         raise UsageError("Say what to learn from: --data PACK.npz or MANIFEST.csv, or source in the recipe's [data].")
     found = given or config.parent / settings.data.source
+    if found.is_dir():
+        raise UsageError(f"{found} is a folder; give a pack (.npz), or a manifest (.csv) of the scans in it.")
     if not found.is_file():
         raise UsageError(f"{found} is not there; give a pack (.npz) or a manifest (.csv).")
     return found

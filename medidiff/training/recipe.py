@@ -86,7 +86,7 @@ class Recipe:
         for name in sorted((mine.keys() & other.keys()) - {"name", "iterations", "seconds"}):
             if name not in ("data", "optimiser"):
                 if mine[name] != other[name]:
-                    return name
+                    return str(name)
                 continue
             for key in sorted((mine[name].keys() & other[name].keys()) - {"source"}):
                 if mine[name][key] != other[name][key]:
@@ -102,7 +102,7 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise ValueError(f"{where}unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     return kind(**{key: _tuples(value) for key, value in values.items()})
 
 
@@ -116,16 +116,16 @@ def read(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        ValueError: on an unknown key or a value that is no TOML.
+        ValueError: on an unknown key or a value that is no TOML; it does not name the file.
     """
     try:
         with path.open("rb") as file:
             values = tomllib.load(file)
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply") from error
-    values["data"] = _section(Data, values.get("data", {}), f"{path}: [data]")
-    values["optimiser"] = _section(Optimiser, values.get("optimiser", {}), f"{path}: [optimiser]")
-    recipe: Recipe = _section(Recipe, values, str(path))
+        raise ValueError("it is nested too deeply") from error
+    values["data"] = _section(Data, values.get("data", {}), "[data]: ")
+    values["optimiser"] = _section(Optimiser, values.get("optimiser", {}), "[optimiser]: ")
+    recipe: Recipe = _section(Recipe, values, "")
     return recipe
 
 

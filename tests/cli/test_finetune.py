@@ -123,7 +123,8 @@ def test_a_folder_of_something_else_is_no_output(bundle: Path, noisy: Path, tmp_
     assert main([*command, str(noisy), "-o", str(noisy)]) == 2
     assert f"{noisy} is also the input; choose another one, such as {noisy / 'pipeline'}." in capsys.readouterr().err
     assert main([*command, str(noisy / "0.nii.gz"), "-o", str(noisy)]) == 8
-    assert f"{noisy} exists and is no bundle of tiny; choose an empty or a new folder." in capsys.readouterr().err
+    words = f"medidiff: {noisy} exists and is no bundle; choose an empty or a new folder.\n"
+    assert capsys.readouterr().err == words  # nothing was read and measured before
     assert {path: path.read_bytes() for path in noisy.iterdir()} == before
     for _ in range(2):  # its own result is made again
         assert main([*command, str(noisy), "-o", str(tmp_path / "mine")]) == 0

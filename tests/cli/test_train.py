@@ -202,7 +202,9 @@ def test_weights_to_begin_with(recipe: Path, tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         (("channels", "channel"), "describes no network"),
-        (("warmup", "warm_up"), "unknown setting 'warm_up'"),
+        (("warmup", "warm_up"), "tiny.toml is no recipe: [optimiser]: unknown setting 'warm_up'"),
+        (("iterations", "iteration"), "tiny.toml is no recipe: unknown setting 'iteration'"),
+        (('"heads.npz"', '"."'), "is a folder; give a pack (.npz), or a manifest (.csv) of the scans in it."),
         (("heads.npz", "tails.npz"), "is not there"),
         (('source = "heads.npz"', ""), "Say what to learn from"),
         (("iterations = 3", "iterations ="), "is no recipe"),
