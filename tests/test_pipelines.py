@@ -174,6 +174,7 @@ def test_modality_is_guessed_from_values(volume):
         ((np.zeros((2, 2, 2, 2)), np.eye(4)), ScanError, r"shape \(2, 2, 2, 2\)"),
         ((np.zeros((0, 2, 2)), np.eye(4)), ScanError, "not one volume"),
         ((np.full((2, 2, 2), np.nan), np.eye(4)), ScanError, "no finite value"),
+        ((np.full((2, 2, 2), -1e300), np.eye(4)), ScanError, "values lie beyond 3e38, so they cannot be restored"),
         ("no_such_scan.nii.gz", UsageError, "no_such_scan"),
     ],
 )
@@ -193,7 +194,19 @@ def test_what_is_no_affine_is_refused(bundle, pipeline, volume, affine):
         medidiff.inpaint((volume.array, affine), np.ones(volume.array.shape), pipeline=bundle, compute=CPU)
 
 
-@pytest.mark.parametrize("degenerate", [np.diag([0, 0, 0, 1.0]), np.diag([1, 1, 0, 1.0])])
+@pytest.mark.parametrize(
+    "affine",
+    [np.zeros((4, 4)), np.diag([0, 0, 0, 1.0]), np.eye(4)[:, [0, 0, 2, 3]], np.array([*np.ones((3, 4)), [0, 0, 0, 1]])],
+)
+def test_a_singular_affine_is_refused(bundle, pipeline, volume, affine):
+    words = "affine is singular: no axis of it has a length, or two run along each other"
+    with pytest.raises(ScanError, match=words):
+        pipeline((volume.array, affine))
+    with pytest.raises(ScanError, match=words):
+        medidiff.inpaint(replace(volume, affine=affine), np.ones(volume.array.shape), pipeline=bundle, compute=CPU)
+
+
+@pytest.mark.parametrize("degenerate", [np.diag([0, 1, 0, 1.0]), np.diag([1, 1, 0, 1.0])])
 def test_axis_without_a_length_counts_as_1_mm(home, volume, tmp_path, degenerate):
     make_bundle(home / "image2d", PLANAR, modalities=["XR"])
     make_bundle(home / "mr")

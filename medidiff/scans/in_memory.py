@@ -26,7 +26,7 @@ def to_scan(source: Source) -> Scan:
     Raises:
         UsageError: if a path holds no scan or several volumes, or the object is none of the known forms.
         ScanError: if the array is not an image of two or three dimensions with finite real values, or is a masked one,
-            or its affine is none.
+            or its affine is none or singular.
     """
     if isinstance(source, str | Path):
         scan = open_scan(Path(source))
@@ -37,6 +37,11 @@ def to_scan(source: Source) -> Scan:
     if np.shape(volume.affine) != (4, 4) or not np.isfinite(volume.affine).all():
         raise ScanError(
             "The scan's affine is not a matrix of 4 x 4 finite numbers, voxel index to millimetres in RAS+; "
+            "np.eye(4) stands for voxels of 1 mm."
+        )
+    if _is_singular(volume.affine):
+        raise ScanError(
+            "The scan's affine is singular: no axis of it has a length, or two run along each other; "
             "np.eye(4) stands for voxels of 1 mm."
         )
     return Scan(ScanRef("nifti", Path("array"), (), Path("array"), "array"), (volume,), None)
@@ -122,10 +127,20 @@ def _volume(source: Any) -> Volume:
         )
     valid = np.isfinite(values)
     if not valid.any():
+        if np.isfinite(array).any():
+            raise ScanError("The array's values lie beyond 3e38, so they cannot be restored; scale them down first.")
         raise ScanError("The array holds no finite value.")
     filled = np.where(valid, values, np.float32(0))
     modality = guess_modality(filled)
     return Volume(filled, _numbers(affine), modality, units_of(modality), valid=None if valid.all() else valid)
+
+
+def _is_singular(affine: NDArray[np.float64]) -> bool:
+    """Whether axes do not span a space; one without a length counts as 1 mm beside others (see ``spacing_of``)."""
+    axes = affine[:3, :3]
+    lengths = np.sqrt((axes**2).sum(axis=0))
+    there = axes[:, lengths > 0] / lengths[lengths > 0]
+    return there.size == 0 or np.linalg.matrix_rank(there, tol=1e-6) < there.shape[1]
 
 
 def _real(data: Any, what: str) -> NDArray[Any]:
