@@ -140,7 +140,7 @@ def _is_singular(affine: NDArray[np.float64]) -> bool:
     axes = affine[:3, :3]
     lengths = np.sqrt((axes**2).sum(axis=0))
     there = axes[:, lengths > 0] / lengths[lengths > 0]
-    return there.size == 0 or int(np.linalg.matrix_rank(there, tol=1e-6)) < there.shape[1]
+    return there.size == 0 or bool(np.linalg.matrix_rank(there, tol=1e-6) < there.shape[1])
 
 
 def _real(data: Any, what: str) -> NDArray[Any]:
