@@ -17,9 +17,13 @@ from medidiff.physics.slabs import Slab
 from medidiff.physics.texture import MAD_OF_NORMAL
 
 _WINDOW = 16  # voxels: edge of the windows
-_SMOOTHING = 4.0  # voxels
+# Coefficients in a window from which its sigma is sure, to 4 %. Where they are fewer, as in single slices, the median
+# of the windows around counts, smoothed more, and nothing is extrapolated.
+_SURE = 1000
+_SMOOTHING, _SMOOTHING_UNSURE = 4.0, 8.0  # voxels
 _ANATOMY = 1.2  # over the median of the windows around, beyond which a window shows more than noise
-_SPREAD = 1.3  # 95th over 5th percentile above which the noise counts as spatially varying
+# 95th over 5th percentile above which the noise counts as spatially varying: in slices anatomy alone reaches 1.8
+_SPREAD, _SPREAD_UNSURE = 1.3, 2.0
 _REACH, _BINS = 12.0, 512  # of histograms: expected sigmas, and bins
 _FEWEST = 64  # coefficients that a standard deviation is worth computing from
 
@@ -144,22 +148,27 @@ class Windows:
         local = _fill_nearest(local, known)
         middle = ndimage.median_filter(local, size=[3 if n >= 3 else 1 for n in local.shape])
         low, high = np.percentile(middle[known], [5, 95])
-        if high <= _SPREAD * low:
+        sure = math.prod(min(_WINDOW, n) for n in self.shape) >= _SURE
+        if high <= (_SPREAD if sure else _SPREAD_UNSURE) * low:
             return None
-        local = np.minimum(local, _ANATOMY * middle)
+        local = np.minimum(local, _ANATOMY * middle) if sure else middle
         axes = zip(self.shape, self._counts, self._steps, strict=True)
-        return SigmaMap(local, tuple(_weights(n, count, step) for n, count, step in axes))
+        return SigmaMap(local, tuple(_weights(n, count, step, sure) for n, count, step in axes))
 
 
-def _weights(size: int, count: int, step: int) -> NDArray[np.float64]:
-    """Linear inter- and extrapolation from the centres of an axis' windows, smoothed, shape (size, count)."""
+def _weights(size: int, count: int, step: int, sure: bool) -> NDArray[np.float64]:
+    """Linear interpolation from the centres of an axis' windows, smoothed, shape (size, count).
+
+    Where windows are ``sure``, the faces are extrapolated.
+    """
     if count == 1:
         return np.ones((size, 1))
-    centres = np.clip((np.arange(size) - (_WINDOW / 2 - 0.5)) / step, -1, count)
+    beyond, smoothing = (1, _SMOOTHING) if sure else (0, _SMOOTHING_UNSURE)
+    centres = np.clip((np.arange(size) - (_WINDOW / 2 - 0.5)) / step, -beyond, count - 1 + beyond)
     first = np.clip(np.floor(centres), 0, count - 2)[:, None]
     share, number = centres[:, None] - first, np.arange(count)
     linear = np.where(number == first, 1 - share, 0) + np.where(number == first + 1, share, 0)
-    return np.asarray(ndimage.gaussian_filter1d(linear, _SMOOTHING, axis=0, mode="nearest"))
+    return np.asarray(ndimage.gaussian_filter1d(linear, smoothing, axis=0, mode="nearest"))
 
 
 def _fill_nearest(local: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -38,3 +38,26 @@ def test_slabs_give_the_same_windows():
     within = slabs.Slabs(white.shape, lambda planes: inside[planes], 32)
     found = [windows.medians(a.values, b.values, a, 1.0) for a, b in zip(parts, within, strict=True)]
     np.testing.assert_array_equal(np.concatenate(found), expected)
+
+
+@pytest.mark.parametrize(("shape", "least"), [((128, 128, 64), 1.3), ((128, 128, 1), 2.0)])
+def test_windows_of_slices_have_to_differ_more(shape, least):
+    """In 256 coefficients anatomy alone varies by half; in 4096 of a volume it does not."""
+    windows = Windows(shape)
+    ramp = np.linspace(0, 1, windows._counts[0])[:, None, None] * np.ones(windows._counts)
+    for spread, found in ((0.9 * least, False), (1.3 * least, True)):
+        assert (windows.fit([1 + (spread / 0.93 - 1) * ramp]) is not None) is found
+
+
+def test_the_faces_of_a_volume_are_extrapolated_and_an_outlier_is_cut():
+    windows = Windows((128, 128, 128))
+    ramp = 1 + 2 * np.linspace(0, 1, windows._counts[0])[:, None, None] * np.ones(windows._counts)
+    ramp[7, 7, 7] *= 5
+    along = windows.fit([ramp]).whole[:, 0, 0]
+    steps = np.diff(along)
+    assert steps.min() > 0.5 * np.median(steps)
+    assert along[0] < 1 < 3 < along[-1]
+    assert windows.fit([ramp]).whole.max() < 1.2 * 3
+    flat = Windows((128, 128, 1)).fit([ramp[:, :, :1]]).whole[:, 0, 0]
+    assert flat[0] >= 1
+    assert flat[-1] <= 3
