@@ -304,8 +304,8 @@ def verdicts(rows: Sequence[Row], varying: Sequence[Row] = ()) -> list[report.Ve
 
 def steady(rows: Sequence[Row], varying: Sequence[Row]) -> report.Verdict:
     """What is lost where the noise is not the same everywhere, against as much noise that is."""
-    even = {row["volume"]: value(row, BLIND) for row in rows if row["noise"] == VARYING}
-    loss = np.array([even[row["volume"]] - value(row, BLIND) for row in varying])
+    even = {(row["subject"], row["volume"]): value(row, BLIND) for row in rows if row["noise"] == VARYING}
+    loss = np.array([even[row["subject"], row["volume"]] - value(row, BLIND) for row in varying])
     return report.Verdict(
         f"noise that varies threefold over the scan loses less than {LARGEST_VARYING_LOSS} dB at {VARYING:g} %",
         f"loss {loss.mean():.2f} dB in the mean, {loss.max():.2f} dB at worst",

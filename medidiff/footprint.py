@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medidiff.config import RestoreOptions, Task
-from medidiff.diffusion.windows import widest
+from medidiff.diffusion import windows
 from medidiff.errors import OutOfMemory
 from medidiff.scans.limits import available_memory, told_apart
 
@@ -212,12 +212,17 @@ def in_blocks(asked: Request, tile: int) -> float:
     slab = min(voxels, max(SURVEY, LEAST * plane))
     surveyed = SURVEYED[asked.network.spatial_dims] * slab + BESIDE * min(voxels - slab, AROUND * plane)
     halo = math.ceil(asked.network.halo / STRIDE) * STRIDE
-    window = math.prod(widest(n, tile, halo, STRIDE) for n in _window(asked.volume, None, asked))
+    window = math.prod(windows.widest(n, tile, halo, STRIDE) for n in _window(asked.volume, None, asked))
     network = _each(asked) if asked.network.on_host else 0.0
+    dims, image = asked.network.spatial_dims, _window(asked.volume, None, asked)
+    large = windows.classical(tile, dims) // windows.ALIKE[dims] * windows.ALIKE[dims]
+    near: float = math.prod(windows.widest(n, large, windows.REACH[dims], windows.ALIKE[dims]) for n in image)
     count: float = window
-    if asked.network.spatial_dims == 2:  # as many slices as make a block, or all
-        count *= min(voxels / math.prod(_window(asked.volume, None, asked)), max(1, PLANES // tile**2))
-    return FIXED + max(surveyed, BLOCK * count + network * window, READ * min(voxels, SLAB))
+    if dims == 2:  # as many slices as make a block, or all
+        slices = voxels / math.prod(image)
+        count *= min(slices, max(1, PLANES // tile**2))
+        near *= min(slices, max(1, PLANES // math.prod(min(n, large) for n in image)))
+    return FIXED + max(surveyed, BLOCK * count + network * window, BLOCK * near, READ * min(voxels, SLAB))
 
 
 def on_disk(asked: Request) -> float:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from medidiff import footprint
+from medidiff.blocks.cutting import cut
 from medidiff.config import RestoreOptions
+from medidiff.diffusion import windows
 from medidiff.errors import ExitCode, MedidiffError, OutOfMemory, ScanError, UsageError
 from medidiff.footprint import Network, Request
 from medidiff.scans.limits import told_apart
@@ -127,3 +129,13 @@ def test_room_is_what_the_user_gives_less_what_is_taken() -> None:
     assert footprint.room(1000.0, begun=False) == 1000 * GB - footprint.START
     free = footprint.room(None)
     assert free is None or 0 < free < math.inf
+
+
+@pytest.mark.parametrize(("shape", "dims"), [((600, 600, 60), 2), ((512, 512, 100), 2), ((512, 512, 300), 3)])
+@pytest.mark.parametrize("tile", [96, 192, 248])
+def test_the_classical_base_of_a_block_fits_what_is_told(shape: tuple[int, ...], dims: int, tile: int) -> None:
+    """It was measured to take 85 bytes a voxel of its window, which in planes is wider than the network's."""
+    large, planes = windows.classical(tile, dims), 2 if dims == 2 else None
+    blocks = cut(shape, large, windows.REACH[dims], windows.ALIKE[dims], planes)
+    most = max(math.prod(part.stop - part.start for part in block.window) for block in blocks)
+    assert footprint.in_blocks(Request(shape, Network(dims)), tile) >= 85 * most

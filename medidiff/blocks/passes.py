@@ -15,7 +15,7 @@ from medidiff.blocks.cutting import Block, Box, cut, slices
 from medidiff.blocks.run import Run
 from medidiff.blocks.store import Source, Store
 from medidiff.config import RestoreOptions
-from medidiff.diffusion import sampler, uncertainty
+from medidiff.diffusion import sampler, uncertainty, windows
 from medidiff.diffusion.schedule import TERMINAL
 from medidiff.engine import Engine, Progress
 from medidiff.physics import noise, posing
@@ -24,9 +24,6 @@ from medidiff.physics.tasks import SMALLEST_SIGMA, Problem
 from medidiff.restore import Part, untouchable
 from medidiff.survey import Survey
 
-# voxels that the classical base looks around itself (30 and 93, the farthest of them faintly), and what windows begin
-# at multiples of: the blocks of its coarsest image and the chessboard of its groups lie alike in all of them
-REACH, ALIKE = {3: 24, 2: 96}, {3: 8, 2: 32}
 SPREAD_REACH = 4  # voxels that the deviation of samples is smoothed over
 
 
@@ -187,8 +184,8 @@ def passes(work: Work, tile: int, edge: int, run: Run, progress: Progress | None
     """All passes, one after another."""
     shape, planes, options = work.store.shape, work.planes, work.options
     network, path = work.engine.network, _path(work)
-    reach, alike = REACH[network.spatial_dims], ALIKE[network.spatial_dims]
-    near = cut(shape, max(tile, 4 * reach), reach, alike, planes)
+    dims = network.spatial_dims
+    near = cut(shape, windows.classical(tile, dims), windows.REACH[dims], windows.ALIKE[dims], planes)
     wide = cut(shape, tile, work.engine.halo, network.stride, planes)
     whole = slices(shape, edge)
     work.store.make("base", "scale", "mean", "deviation", "supplied", "std")

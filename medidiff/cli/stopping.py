@@ -33,8 +33,9 @@ def good_order() -> Iterator[None]:
             os.write(2, b"Stopping; what is half done is removed. Ctrl-C again ends at once.\n")
         raise KeyboardInterrupt
 
-    # a job in the background may have been started to ignore Ctrl-C
-    numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
+    # a job in the background may have been started to ignore Ctrl-C; a handler that is not Python's cannot be put back
+    left = (signal.SIG_IGN, None)
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) not in left]
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         with end_at_second_interrupt():

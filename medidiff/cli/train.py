@@ -183,18 +183,23 @@ def pack_of(source: Path, settings: Recipe, folder: Path, meter: learning.Meter,
         anew: make it in any case.
 
     Raises:
-        UsageError: the manifest is none, or the pack is none.
+        UsageError: the manifest is none, the pack is none, or the run in the folder is another one, whose pack stays.
         ScanError: a volume cannot be read.
     """
-    from medidiff.training import build_pack, pack
+    from medidiff.training import build_pack, pack, trainer
 
+    if not anew:
+        trainer.refuse_another(folder, settings)  # before scans are read
     made = source
     if source.suffix == ".csv":
         made, note = folder / PACK, folder / MADE_OF
         told = build_pack.made_of(source, settings.modalities)
         if anew or not made.is_file() or not note.is_file() or note.read_text(encoding="utf-8").strip() != told:
             temporary = folder / PART
-            build_pack.build(source, settings.modalities, meter.say).save(temporary)
+            built = build_pack.build(source, settings.modalities, meter.say)
+            if not anew:
+                trainer.refuse_another(folder, settings, built.content)
+            built.save(temporary)
             note.unlink(missing_ok=True)  # until the new pack has its place, no note speaks for the old one
             temporary.replace(made)
             note.write_text(told + "\n", encoding="utf-8")

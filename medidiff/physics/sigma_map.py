@@ -50,7 +50,8 @@ class SigmaMap:
         values: NDArray[Any] = self.local
         for weights in self.weights:  # the first axis becomes the last each time
             values = np.tensordot(values, weights, axes=(0, 1))
-        values = np.maximum(values, self.local.min() / 2)  # what lies beyond the outermost windows is extrapolated
+        # what lies beyond the outermost windows is extrapolated, but not to anything
+        values = np.clip(values, self.local.min() / 2, 1.5 * self.local.max())
         return np.asarray(np.minimum(values * self.gain, self.most), dtype=np.float32)
 
     def within(self, box: tuple[slice, ...]) -> SigmaMap:

@@ -220,13 +220,18 @@ def judge(case: PlannedCase, config: RunConfig, able: Sequence[PipelineInfo], si
     return replace(case, reason=reason)
 
 
+def length_of(name: str) -> int:
+    """What file systems count: bytes, on Windows units of UTF-16."""
+    return len(name.encode("utf-16-le")) // 2 if os.name == "nt" else len(os.fsencode(name))
+
+
 def too_long(case: PlannedCase, config: RunConfig) -> str:
     """Why no file system would take the names of a case's files, in a sentence; empty when they fit."""
     names = case.names
     wanted: list[Path | None] = [names.restored, names.sidecar, names.as_nifti]
     wanted += [names.uncertainty, names.supplied] if config.maps else []
     wanted += [names.sample, names.sample_as_nifti] if config.restore.gamma > 0 else []
-    longest = max(len(os.fsencode(path.name)) for path in wanted if path is not None)
+    longest = max(length_of(path.name) for path in wanted if path is not None)
     if longest <= LONGEST_NAME:
         return ""
     what = "scan" if names.restored != config.output else "output"

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medidiff._version import __version__
 from medidiff.errors import NoScanFound, UsageError
 from medidiff.physics import intensity, noise
 from medidiff.physics.fidelity import foreground_psnr
@@ -40,18 +41,19 @@ SPLITS = ("train", "calibration", "validation")
 YES_OR_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": False}
 MODALITIES = {  # DICOM codes, and the words of a manifest that mean them
     "MR": "mr, mri, mra, fmri, t1, t1w, t1c, t1ce, t1gd, t2, t2w, t2*, t2*w, t2star, t2starw, pd, pdw, flair, dwi, "
-    "dti, adc, b0, bold, asl, epi, gre, swi, tof, mprage, mp2rage, stir",
+    "dti, adc, b0, bold, asl, epi, gre, swi, qsm, susceptibility, tof, mprage, mp2rage, stir, t2flair",
     "CT": "ct, cta, cbct, microct",
     "PT": "pt, pet",
     "NM": "nm, spect",
     "US": "us, ultrasound",
     "CR": "cr",
-    "DX": "dx",
+    "DX": "dx, xray",
     "MG": "mg, mammography",
     "XA": "xa",
     "RF": "rf",
     "OT": "ot, microscopy, fluorescence",
 }
+AMBIGUOUS = {"us", "nm", "cr", "dx", "mg", "xa", "rf"}  # a modality only where nothing else is said: 920 nm, RF-spoiled
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
@@ -100,7 +102,7 @@ def read_manifest(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def made_of(manifest: Path, modalities: tuple[str, ...]) -> str:
-    """SHA-256 of all that a pack follows from: manifest, modalities, the state of each volume's file, crops.
+    """SHA-256 of all that a pack follows from: manifest, modalities, the state of each volume's file, crops, version.
 
     Places of files go into it, so they are not told to those who get the run.
 
@@ -113,7 +115,7 @@ def made_of(manifest: Path, modalities: tuple[str, ...]) -> str:
         state = path.stat() if path.is_file() else None
         files.append([str(path), state and state.st_size, state and state.st_mtime_ns])
     crops = [LARGEST_CROP, VALIDATION_CROP, BODY]
-    told = [str(manifest.resolve()), digest(manifest), sorted(modalities), files, crops]
+    told = [__version__, str(manifest.resolve()), digest(manifest), sorted(modalities), files, crops]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
@@ -181,8 +183,9 @@ def dicom_code(description: str, place: str = "a manifest") -> str:
         UsageError: no word is known.
     """
     meant = {word: code for code, words in MODALITIES.items() for word in words.split(", ")}
-    for word in re.findall(r"[a-z0-9*]+", description.lower()):
-        if word in meant:
+    found = re.findall(r"[a-z0-9*]+", description.lower().replace("x-ray", "xray"))
+    for word in found:
+        if word in meant and (word not in AMBIGUOUS or len(found) == 1):
             return meant[word]
     known = "; ".join(f"{code}: {words}" for code, words in MODALITIES.items())
     raise UsageError(f"{place}: no modality is known by {description!r}; known are {known}.")

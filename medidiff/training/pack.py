@@ -63,10 +63,10 @@ class Pack:
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of what there is to learn from, however it is ordered, compressed, described or compared."""
+        """SHA-256 of what there is to learn from, however it is ordered, compressed, described or measured."""
         found = []
         for entry, array in zip(self.entries, self.arrays, strict=True):
-            told = {key: value for key, value in asdict(entry).items() if key not in ("nlm", "licence")}
+            told = {key: value for key, value in asdict(entry).items() if key not in ("nlm", "licence", "sigma")}
             words = json.dumps([told, array.dtype.name, array.shape])
             found.append(hashlib.sha256(words.encode() + np.ascontiguousarray(array).tobytes()).hexdigest())
         return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()

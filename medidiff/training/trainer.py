@@ -83,25 +83,12 @@ class Trainer:
         Raises:
             UsageError: it learned from other data, or by a recipe that differs in more than its length.
         """
-        self._refuse_another(checkpoint.state_of(self.folder) or {})
+        refuse_another(self.folder, self.settings, self.pack.content)
         state = checkpoint.restore(self.folder, self.network, self.ema, self.optimiser)
         if state is None:
             return False
         self.iteration, self.seconds, self.rows = state["iteration"], state["seconds"], state["rows"]
         return True
-
-    def _refuse_another(self, told: dict[str, Any]) -> None:
-        """Stop before two runs are mixed; checkpoints that do not tell their data are believed."""
-        if "data" not in told:
-            return
-        differs = self.settings.differs(told["recipe"])
-        if not differs and told["data"] == self.pack.content:
-            return
-        what = f"recipe's setting {differs} is not that" if differs else "data are not those"
-        raise UsageError(
-            f"The {what} of the run in {self.folder}; begin again with --overwrite (the module: without --resume), or "
-            "choose another folder."
-        )
 
     def start_from(self, source: Path) -> None:
         """Begin with weights of the same network: a bundle's, or those of a safetensors file.
@@ -246,6 +233,30 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} x {torch.get_num_threads()}"
 
 
+def refuse_another(folder: Path, settings: recipe.Recipe, content: str | None = None) -> None:
+    """Stop before two runs are mixed; checkpoints that do not tell their data are believed.
+
+    Args:
+        folder: of the run, which may hold no checkpoint yet.
+        settings: the recipe.
+        content: of the pack; ``None`` while it is not known.
+
+    Raises:
+        UsageError: the checkpoint in the folder is of another recipe, or learned from other data.
+    """
+    told = checkpoint.state_of(folder) or {}
+    if "data" not in told:
+        return
+    differs = settings.differs(told["recipe"])
+    if not differs and content in (None, told["data"]):
+        return
+    what = f"recipe's setting {differs} is not that" if differs else "data are not those"
+    raise UsageError(
+        f"The {what} of the run in {folder}; begin again with --overwrite (the module: without --resume), or choose"
+        " another folder."
+    )
+
+
 def train(
     settings: recipe.Recipe,
     source: Path,
@@ -311,8 +322,12 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     name = arguments.device
     try:
+        settings = recipe.read(arguments.recipe)
+    except ValueError as error:
+        parser.error(f"{arguments.recipe}: {error}")
+    try:
         train(
-            recipe.read(arguments.recipe),
+            settings,
             arguments.pack,
             arguments.out,
             torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name),

@@ -53,6 +53,10 @@ def with_more_behind(data: bytes) -> bytes:
     return gzip.compress(gzip.decompress(data) + b"more than the voxels")
 
 
+def with_something_else_behind(data: bytes) -> bytes:
+    return data + b"no gzip member"
+
+
 def ref_of(path: Path, damage: Damage) -> ScanRef:
     nib.save(nib.Nifti1Image(VALUES, np.eye(4)), path)
     path.write_bytes(damage(path.read_bytes()))
@@ -88,7 +92,7 @@ def test_what_only_the_end_of_the_stream_tells_is_refused(
 
 
 @pytest.mark.parametrize("way", [as_scan, slab_by_slab, as_labels, as_mask])
-@pytest.mark.parametrize("kept", [whole, padded, with_more_behind])
+@pytest.mark.parametrize("kept", [whole, padded, with_more_behind, with_something_else_behind])
 def test_what_may_follow_the_voxels_is_no_damage(
     tmp_path: Path, way: Callable[[ScanRef, Path], np.ndarray], kept: Damage
 ) -> None:
