@@ -15,7 +15,7 @@ from medidiff.evaluation import degrade
 from medidiff.physics import intensity
 from medidiff.physics.rician import Law
 from medidiff.scans.volume import mean_of
-from medidiff.training.build_pack import dicom_code, read_table
+from medidiff.training.build_pack import of_split
 from medidiff.training.validation import noisy_version, sigma_of
 
 Image = NDArray[np.float32]
@@ -79,11 +79,8 @@ def real_data() -> Path | None:
 
 def from_manifest(manifest: Path, split: str, modality: str, crop: int | None) -> Iterator[Case]:
     """The volumes of one split and DICOM modality that a manifest lists, read one by one."""
-    columns = ("file", "modality", "subject_id", "split")
-    rows = [(line, row) for line, row in read_table(manifest, columns) if row["split"] == split]
-    chosen = [row for line, row in rows if dicom_code(row["modality"], f"{manifest}, line {line}") == modality]
-    for row in chosen:
-        yield load(manifest.parent / row["file"], crop, modality, row["subject_id"])
+    for path, subject in of_split(manifest, split, (modality,)):
+        yield load(path, crop, modality, subject)
 
 
 def load(path: Path, crop: int | None, modality: str | None = None, subject: str = "") -> Case:

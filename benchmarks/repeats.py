@@ -11,7 +11,6 @@ successive repeats.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from medidiff.evaluation import baselines
 from medidiff.physics import intensity
 from medidiff.physics.fidelity import foreground_psnr
 from medidiff.physics.rician import remove_rician_bias
+from medidiff.training.build_pack import read_table
 
 UNSTEADY = 4  # first volumes of a series, which may not be at steady state
 NOISY, NLM, NLM_BLIND, BM4D = "single volume", "DIPY NLM, sigma of the repeats", "DIPY NLM, medidiff's sigma", "BM4D"
@@ -75,8 +75,8 @@ def files(options: argparse.Namespace) -> list[Path]:
 
 def held_out(folder: Path) -> list[Path]:
     """The repeats in a folder that its manifest does not list for training."""
-    with (folder / "MANIFEST.csv").open(newline="", encoding="utf-8") as file:
-        taught = {row["file"] for row in csv.DictReader(file) if row["split"] == "train"}
+    rows = read_table(folder / "MANIFEST.csv", ("file", "split"))
+    taught = {row["file"] for _, row in rows if row["split"] == "train"}
     return [path for path in sorted((folder / "repeats").glob("*.nii.gz")) if f"repeats/{path.name}" not in taught]
 
 

@@ -26,7 +26,7 @@ from benchmarks import cases, report, volumes
 from benchmarks.cases import Case, Image
 from medidiff.config import RestoreOptions
 from medidiff.evaluation import degrade, metrics
-from medidiff.evaluation.baselines import biharmonic, interpolated, mean_of_rim, nlm_skimage
+from medidiff.evaluation.baselines import biharmonic, bm3d, interpolated, mean_of_rim, nlm_skimage
 from medidiff.evaluation.ours import classical
 from medidiff.physics import degradations
 from medidiff.physics.fidelity import foreground, psnr
@@ -97,13 +97,6 @@ def slices_of(found: Iterator[Case]) -> Iterator[tuple[Case, int]]:
             clean = np.maximum(case.clean[:, :, index : index + 1], 0)
             if foreground(clean).mean() > 0.05 and min(clean.shape[:2]) >= volumes.SMALLEST:
                 yield replace(case, clean=np.ascontiguousarray(clean)), index
-
-
-def bm3d(noisy: Image, sigma: float) -> Image:
-    """BM3D with known sigma, on an image (I, J, 1)."""
-    from bm3d import bm3d as run
-
-    return np.asarray(run(noisy[:, :, 0].astype(np.float64), sigma), np.float32).reshape(noisy.shape)
 
 
 def denoised(case: Case, pipeline: Pipeline, seed: int, *, with_bm3d: bool = False) -> Iterator[Row]:

@@ -307,13 +307,17 @@ def _is_litter(path: Path, bundle: Bundle) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in parts)
 
 
+def _is_occupied(target: Path) -> bool:
+    return target.is_file() or (target.is_dir() and any(target.iterdir()))
+
+
 def refuse_foreign(target: Path) -> None:
     """Stop before a bundle would be written over something that is none, be it of whatever pipeline.
 
     Raises:
         CannotWrite: there is something else.
     """
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / METADATA).is_file()):
+    if _is_occupied(target) and not (target / METADATA).is_file():
         raise CannotWrite(f"{target} exists and is no bundle; choose an empty or a new folder.")
 
 
@@ -334,7 +338,7 @@ def refuse_to_replace(target: Path, bundle: Bundle, *, tuned: bool = False) -> N
             of_it = bool(there.settings.get("finetuned")) or there.weights_sha256 == bundle.weights_sha256
             if there.name == bundle.name or (tuned and of_it):
                 return
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+    if _is_occupied(target):
         raise CannotWrite(f"{target} exists and is no bundle of {bundle.name}; choose an empty or a new folder.")
 
 

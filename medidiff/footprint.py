@@ -208,13 +208,13 @@ def in_memory(asked: Request, tile: int | None) -> float:
 
 def in_blocks(asked: Request, tile: int) -> float:
     """Bytes that a restoration in blocks on disk takes; the survey comes first, so the larger of the two counts."""
+    dims, image = asked.network.spatial_dims, _window(asked.volume, None, asked)
     voxels, plane = math.prod(asked.volume), math.prod(asked.volume[1:])
     slab = min(voxels, max(SURVEY, LEAST * plane))
-    surveyed = SURVEYED[asked.network.spatial_dims] * slab + BESIDE * min(voxels - slab, AROUND * plane)
+    surveyed = SURVEYED[dims] * slab + BESIDE * min(voxels - slab, AROUND * plane)
     halo = math.ceil(asked.network.halo / STRIDE) * STRIDE
-    window = math.prod(windows.widest(n, tile, halo, STRIDE) for n in _window(asked.volume, None, asked))
+    window = math.prod(windows.widest(n, tile, halo, STRIDE) for n in image)
     network = _each(asked) if asked.network.on_host else 0.0
-    dims, image = asked.network.spatial_dims, _window(asked.volume, None, asked)
     large = windows.classical(tile, dims) // windows.ALIKE[dims] * windows.ALIKE[dims]
     near: float = math.prod(windows.widest(n, large, windows.REACH[dims], windows.ALIKE[dims]) for n in image)
     count: float = window

@@ -160,23 +160,11 @@ def references(sources: tuple[Path, ...], crop: int, bundle: Bundle) -> Iterator
 def listed(sources: tuple[Path, ...], kinds: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
     """Paths of scans with their subjects; who a scan shows is known from a manifest alone."""
     from medidiff.scans import discover
+    from medidiff.training.build_pack import of_split
 
     for source in sources:
         if source.suffix == ".csv":
-            yield from of_manifest(source, kinds)
+            yield from of_split(source, "calibration", kinds)
             continue
         for ref in discover.find_scans((source,)).cases:
             yield ref.path, ""
-
-
-def of_manifest(path: Path, kinds: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
-    """The calibration split of a manifest.
-
-    Raises:
-        UsageError: it cannot be read, lacks a column, or names no modality.
-    """
-    from medidiff.training.build_pack import dicom_code, read_table
-
-    for line, row in read_table(path, ("file", "modality", "subject_id", "split")):
-        if row["split"] == "calibration" and dicom_code(row["modality"], f"{path}, line {line}") in kinds:
-            yield path.parent / row["file"], row["subject_id"]

@@ -151,6 +151,13 @@ def bm4d(noisy: Image, sigma: float, law: Law) -> Image:
     return without_bias(np.asarray(run(noisy.astype(np.float64), sigma), dtype=np.float32), sigma, law)
 
 
+def bm3d(noisy: Image, sigma: float) -> Image:
+    """BM3D with known sigma, on an image (I, J, 1) with Gaussian noise."""
+    from bm3d import bm3d as run
+
+    return np.asarray(run(noisy[:, :, 0].astype(np.float64), sigma), dtype=np.float32).reshape(noisy.shape)
+
+
 def without_bias(estimate: Image, sigma: float, law: Law) -> Image:
     """What lies under an estimate of the mean of magnitudes."""
     if law != "rician" or sigma <= 0:

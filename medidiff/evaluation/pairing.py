@@ -102,7 +102,8 @@ def restored_scans(path: Path) -> Iterator[ScanRef]:
     if record and not records.why_no_run(record):
         listed = [(case.get("outputs") or {}).get("restored") for case in record["cases"]]
         of_run = [path / name for name in filter(None, listed)]
-        for place in dict.fromkeys([*of_run, *map(image_of, records.sidecars_below(path))]):
+        beside = (image_of(sidecar) for sidecar, _ in records.sidecars_below(path))
+        for place in dict.fromkeys([*of_run, *beside]):
             if place.exists():
                 yield from discover.find_scans([place]).cases
         return
@@ -117,8 +118,8 @@ def restored_scans(path: Path) -> Iterator[ScanRef]:
 def image_of(sidecar: Path) -> Path:
     """The restored scan beside a sidecar: the folder of a series, else a NIfTI file, which may be gone."""
     stem = sidecar.name.removesuffix(".json")
-    *others, last = (sidecar.with_name(f"{stem}{end}") for end in ("", ".nii.gz", ".nii"))
-    return next((place for place in others if place.exists()), last)
+    places = [sidecar.with_name(f"{stem}{end}") for end in ("", ".nii.gz", ".nii")]
+    return next((place for place in places if place.exists()), places[-1])
 
 
 def scans_in(path: Path, what: str) -> tuple[ScanRef, ...]:

@@ -13,6 +13,7 @@ import math
 
 from torch import Tensor
 
+from medidiff.physics.shrinkage import is_volume
 from medidiff.physics.texture import SPECTRUM_GRID, Texture
 
 # In standard deviations of smoothed noise. On brains 1.5 costs nothing; 1 keeps more lesions and loses 0.04 dB at 9 %
@@ -46,7 +47,7 @@ def put_back(
     threshold = THRESHOLD if texture is None else THRESHOLD_TEXTURED
     limit = threshold**2 * _smoothed_variance(spatial, texture)
     passed = (1 - limit / power.clamp(min=limit)).mul_(smooth)
-    low, high = FLAT if sum(n > 1 for n in spatial) > 2 else FLAT_IN_PLANES
+    low, high = FLAT if is_volume(spatial) else FLAT_IN_PLANES
     return estimate + passed * ((variance - low) / (high - low)).clamp_(0, 1)
 
 

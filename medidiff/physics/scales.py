@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medidiff.physics.extend import extend
-from medidiff.physics.shrinkage import shrink
+from medidiff.physics.shrinkage import is_volume, shrink
 
 _LEVELS = {True: 1, False: 2}  # coarser images, of volumes and of planes
 _LEAST = 8  # voxels along an axis that is averaged
@@ -37,7 +37,7 @@ def pilot(noisy: Tensor, spatial_dims: int = 3, variances: Tensor | None = None)
     if variances is not None and bool((variances != 1).any()):
         return shrink(noisy, spatial_dims, variances)[0]
     spatial = noisy.shape[-spatial_dims:]
-    levels = _LEVELS[sum(n > 1 for n in spatial) > 2]
+    levels = _LEVELS[is_volume(spatial)]
     return _at_scales(noisy.reshape(-1, *spatial), levels)[0].reshape(noisy.shape)
 
 

@@ -46,9 +46,14 @@ def block_basis(block: tuple[int, ...]) -> Tensor:
     return reduce(torch.kron, [dct_matrix(n) for n in block]).T
 
 
+def is_volume(spatial: tuple[int, ...]) -> bool:
+    """Whether more than two axes have more than one voxel."""
+    return sum(n > 1 for n in spatial) > 2
+
+
 def block_shape(spatial: tuple[int, ...]) -> tuple[int, ...]:
     """Block edge along each axis: 4 in 3-D, 8 in the plane when only two axes have more than one voxel."""
-    edge = 4 if sum(n > 1 for n in spatial) > 2 else 8
+    edge = 4 if is_volume(spatial) else 8
     return tuple(min(edge, n) for n in spatial)
 
 
@@ -103,8 +108,8 @@ def _shrink_volume(image: Tensor, transform: _Transform) -> tuple[Tensor, Tensor
     noisy = extend(image, before, after).unflatten(-1, (-1, block[-1])).transpose(-1, -2).contiguous()
     pilot, _ = _stage(noisy, None, transform)
     inside = tuple(slice(p, p + size) for p, size in zip(before, image.shape, strict=True))
-    estimate, kept = (part.transpose(-1, -2).flatten(-2)[inside] for part in _stage(noisy, pilot, transform))
-    return estimate, kept
+    estimate, weights = (part.transpose(-1, -2).flatten(-2)[inside] for part in _stage(noisy, pilot, transform))
+    return estimate, weights.reciprocal().mul_(sum(1 for _ in _origins(block)))  # the harmonic mean over blocks
 
 
 def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[Tensor, Tensor]:
@@ -116,7 +121,7 @@ def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[
         transform: of the blocks.
 
     Returns:
-        The estimate, and the (harmonic) mean of the noise variances that blocks keep, both of the same shape.
+        The estimate, and the sum of the weights of the blocks around a voxel, both of the same shape.
     """
     weighted, weights = torch.zeros_like(noisy), torch.zeros_like(noisy)
     size, on_cpu = transform.size, noisy.device.type == "cpu"
@@ -145,8 +150,7 @@ def _stage(noisy: Tensor, pilot: Tensor | None, transform: _Transform) -> tuple[
     # the outermost voxels of the extension lie in no block of some grids; they are cropped away, so any finite value
     # does
     total = _over_blocks(weights, transform.block).clamp_(min=1e-12)
-    weighted.div_(total)
-    return weighted, total.reciprocal_().mul_(sum(1 for _ in _origins(transform.block)))
+    return weighted.div_(total), total
 
 
 class _Transform:

@@ -93,16 +93,12 @@ def sidecars(path: Path) -> tuple[Path, ...]:
         raise UsageError(f"{path / 'run.json'} is damaged ({why}); name the JSON file beside a result.")
     named = [(case.get("outputs") or {}).get("sidecar") for case in record["cases"]]
     of_run = [path / name for name in named if name]
-    earlier = sorted(set(records.sidecars_below(path)).difference(of_run), key=lambda file: (is_damaged(file), file))
-    found = tuple(dict.fromkeys([*of_run, *earlier]))
+    # one that is damaged ends the verification, so that the others go first
+    earlier = sorted((bool(records.why_no_sidecar(tree)), file) for file, tree in records.sidecars_below(path))
+    found = tuple(dict.fromkeys([*of_run, *(file for _, file in earlier)]))
     if not found:
         raise NoScanFound(f"The run in {path} made no result that could be verified.")
     return found
-
-
-def is_damaged(file: Path) -> bool:
-    """Whether a sidecar is one that ends the verification, so that the others go first."""
-    return not sidecar.is_ours(sidecar.load(file) or {})
 
 
 def verify(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
@@ -208,20 +209,16 @@ class _Metadata(_Shape):
     medidiff: _Settings
 
 
-def sidecars_below(folder: Path) -> Iterator[Path]:
-    """The sidecars in a folder and all that are visible in it, sound or damaged, in a fixed order."""
+def sidecars_below(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The sidecars in a folder and all that are visible in it, sound or damaged, and their JSON, in a fixed order."""
     for base, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.endswith(".json") and not name.startswith(".") and _is_sidecar_file(Path(base) / name):
-                yield Path(base) / name
-
-
-def _is_sidecar_file(file: Path) -> bool:
-    try:
-        return claims_sidecar(limits.read_json(file))
-    except (OSError, ValueError):
-        return False
+            if name.endswith(".json") and not name.startswith("."):
+                with suppress(OSError, ValueError):
+                    tree = limits.read_json(Path(base) / name)
+                    if claims_sidecar(tree):
+                        yield Path(base) / name, tree
 
 
 def claims_sidecar(tree: object) -> bool:

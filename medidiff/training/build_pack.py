@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,7 @@ MODALITIES = {  # DICOM codes, and the words of a manifest that mean them
     "RF": "rf",
     "OT": "ot, microscopy, fluorescence",
 }
+WORDS = {word: code for code, words in MODALITIES.items() for word in words.split(", ")}
 AMBIGUOUS = {"us", "nm", "cr", "dx", "mg", "xa", "rf"}  # a modality only where nothing else is said: 920 nm, RF-spoiled
 
 
@@ -79,6 +80,19 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str
     if not rows:
         raise UsageError(f"{path} lists no volume; it has its first line alone.")
     return rows
+
+
+def of_split(path: Path, split: str, modalities: Container[str]) -> list[tuple[Path, str]]:
+    """Files and subjects of one split of a table whose DICOM modality is among ``modalities``.
+
+    Raises:
+        UsageError: see ``read_table``, or a row of the split names no modality.
+    """
+    return [
+        (path.parent / row["file"], row["subject_id"])
+        for line, row in read_table(path, ("file", "modality", "subject_id", "split"))
+        if row["split"] == split and dicom_code(row["modality"], f"{path}, line {line}") in modalities
+    ]
 
 
 def read_manifest(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -182,11 +196,10 @@ def dicom_code(description: str, place: str = "a manifest") -> str:
     Raises:
         UsageError: no word is known.
     """
-    meant = {word: code for code, words in MODALITIES.items() for word in words.split(", ")}
     found = re.findall(r"[a-z0-9*]+", description.lower().replace("x-ray", "xray"))
     for word in found:
-        if word in meant and (word not in AMBIGUOUS or len(found) == 1):
-            return meant[word]
+        if word in WORDS and (word not in AMBIGUOUS or len(found) == 1):
+            return WORDS[word]
     known = "; ".join(f"{code}: {words}" for code, words in MODALITIES.items())
     raise UsageError(f"{place}: no modality is known by {description!r}; known are {known}.")
 

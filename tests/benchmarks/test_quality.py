@@ -9,6 +9,7 @@ import pytest
 from benchmarks import cases, methods, quality, report
 from medidiff import pipelines
 from medidiff.physics.intensity import Intensity
+from medidiff.training.build_pack import dicom_code
 
 
 def row(percent: float, volume: str = "a", **psnr: float) -> quality.Row:
@@ -70,7 +71,7 @@ def test_the_crop_is_the_middle_of_the_body() -> None:
     ],
 )
 def test_modalities_in_words(words: str, code: str) -> None:
-    assert cases.dicom_code(words) == code
+    assert dicom_code(words) == code
 
 
 def test_goals_are_judged_on_what_users_get() -> None:
