@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.disks import disk, remount
 from benchmarks.fault import Fault, Seen, again, at, line
 from benchmarks.forks import Stage, use_real_pipelines
+from medidiff.scans import outputs
 
 
 def raising(error: BaseException) -> Callable[[], object]:
@@ -49,7 +50,7 @@ def killed_writing(stage: Stage) -> Seen:
     ended = stage.run(prepare=prepare, **one)
     lost = [] if (stage.out / "one.nii.gz").exists() else ["nothing was written yet, so the fault was not injected"]
     after = stage.run(**one)
-    hidden = [f"{path.name} was left" for path in stage.out.rglob(".medidiff*")]
+    hidden = [f"{path.name} was left" for path in outputs.entries(stage.out, ".medidiff*", below=True)]
     return Seen(ended, lost + hidden, after.code, f"(nothing; the next run:) {after.sentence}")
 
 
@@ -94,7 +95,7 @@ def two_at_once(stage: Stage) -> Seen:
 
 def one_of_two_killed(stage: Stage) -> Seen:
     first = stage.start(prepare=at("a", lambda: time.sleep(100)))
-    wait(lambda: list(stage.out.glob(".medidiff-run/case-*.json")))
+    wait(lambda: outputs.entries(stage.out / ".medidiff-run", "case-*.json"))
     second = stage.start(prepare=slowly(stage, 0.05))
     stage.wait_for("c_denoised.json")
     lost = [] if stage.record()["status"] == "running" else ["run.json does not say running"]

@@ -24,7 +24,7 @@ import numpy as np
 from medidiff import bundles, pipelines
 from medidiff.cli import denoise, main, progress, restoring
 from medidiff.runs import environment, sidecar
-from medidiff.scans import nifti
+from medidiff.scans import nifti, outputs
 
 WARM = (denoise, progress, restoring, nifti, environment.code_sha256())  # what every process would load for itself
 Prepare = Callable[[ModuleType], object]
@@ -129,7 +129,10 @@ class Stage:
 
     def images(self) -> dict[str, str]:
         """The hash of every image in the output."""
-        return {path.relative_to(self.out).as_posix(): digest(path) for path in sorted(self.out.rglob("*.nii.gz"))}
+        return {
+            path.relative_to(self.out).as_posix(): digest(path)
+            for path in outputs.entries(self.out, "*.nii.gz", below=True)
+        }
 
     def wait_for(self, name: str) -> None:
         """Wait until a file is there."""
@@ -145,7 +148,7 @@ class Stage:
         if (self.out / "run.json").exists():
             named = [path for case in self.record()["cases"] for path in case["outputs"].values() if path is not None]
             found += [f"run.json names {path}, which is not there" for path in named if not (self.out / path).exists()]
-        for file in sorted(self.out.rglob("*.json")) if self.out.exists() else ():
+        for file in outputs.entries(self.out, "*.json", below=True):
             hidden = any(part.startswith(".medidiff") for part in file.parts)
             if not hidden and file.name != "run.json" and sidecar.load(file) is None:
                 found.append(f"{file.name} is not whole")
@@ -153,8 +156,12 @@ class Stage:
 
     def leftovers(self) -> list[str]:
         """Temporary files, locks and images without a sidecar."""
-        hidden = [f"{path.name} was left" for path in sorted(self.out.rglob(".medidiff*"))]
-        trees = [tree for file in self.out.rglob("*_denoised.json") if (tree := sidecar.load(file)) is not None]
+        hidden = [f"{path.name} was left" for path in outputs.entries(self.out, ".medidiff*", below=True)]
+        trees = [
+            tree
+            for file in outputs.entries(self.out, "*_denoised.json", below=True)
+            if (tree := sidecar.load(file)) is not None
+        ]
         damaged = [f"{tree['config']['output']}: {why}" for tree in trees if (why := sidecar.damaged(tree, self.out))]
         listed = {name for tree in trees for name in sidecar.listed(tree)}
         return hidden + damaged + [f"{name} has no sidecar" for name in self.images() if name not in listed]

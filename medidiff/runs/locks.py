@@ -141,7 +141,7 @@ def note_of(folder: Path, names: OutputNames) -> Path:
 
 def recover(folder: Path) -> None:
     """Remove what killed runs left of the cases that they had in hand; what a sidecar vouches for stays."""
-    for note in sorted((folder / PLACE).glob("case-*.json")):
+    for note in outputs.entries(folder / PLACE, "case-*.json"):
         with held(note.with_suffix(".lock")) as dead:
             if dead and note.exists():
                 clear(folder, note)
@@ -152,7 +152,7 @@ def recover(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove what killed runs left in the hidden folder, unless another run is at work; for the end of a run."""
     recover(folder)
-    left = sorted((folder / PLACE).glob("*"))
+    left = outputs.entries(folder / PLACE, "*")
     for file in left:
         if file.suffix == ".lock":
             with held(file) as dead:

@@ -60,7 +60,7 @@ class Journal:
                 for left in self.others():
                     with suppress(OSError):
                         left.unlink(missing_ok=True)
-                for left in self.folder.glob(f"{outputs.TEMPORARY}*-run.json"):
+                for left in outputs.entries(self.folder, f"{outputs.TEMPORARY}*-run.json"):
                     with suppress(OSError):
                         left.unlink(missing_ok=True)
             self.append({"run": run, "planned": list(planned)})
@@ -93,7 +93,7 @@ class Journal:
 
     def others(self) -> list[Path]:
         """The journals of other runs."""
-        return sorted(each for each in self.place.glob("run-*.jsonl") if each != self.file)
+        return [each for each in outputs.entries(self.place, "run-*.jsonl") if each != self.file]
 
     def joined(self, mine: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         """The record of all runs at work; call it while `writing`.

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ def remove_leftovers(folder: Path) -> tuple[Path, ...]:
         What was removed; leftovers of running processes stay, and those of other machines for a day.
     """
     removed = []
-    for left in sorted(folder.rglob(f"{TEMPORARY}*")):
+    for left in entries(folder, f"{TEMPORARY}*", below=True):
         host, _, rest = left.name.removeprefix(TEMPORARY).partition("-")
         pid = rest.partition("-")[0]
         if not pid.isdigit() or (_alive(int(pid)) if host == _host() else not _untouched(left)):
@@ -270,8 +271,26 @@ def remove_leftovers(folder: Path) -> tuple[Path, ...]:
 
 def remove_temporaries(path: Path) -> None:
     """Remove every temporary file or folder of one output, whoever began it; only for who holds its lock."""
-    for left in path.parent.glob(f"{TEMPORARY}*-{safe_name(path.name)}"):
+    for left in entries(path.parent, f"{TEMPORARY}*-{safe_name(path.name)}"):
         remove(left)
+
+
+def entries(folder: Path, pattern: str, *, below: bool = False) -> list[Path]:
+    """What lies in a folder under a name that fits, in a fixed order.
+
+    `Path.glob` and `Path.rglob` raise when another run removes a folder while they look into it; here it is empty.
+
+    Args:
+        folder: where to look; it need not exist.
+        pattern: as of a shell.
+        below: look into its folders, too.
+    """
+    found: list[Path] = []
+    for base, folders, files in os.walk(folder):
+        found += [Path(base) / name for name in (*folders, *files) if fnmatchcase(name, pattern)]
+        if not below:
+            break
+    return sorted(found)
 
 
 def remove(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -137,3 +138,28 @@ def test_leftovers_of_ended_processes_go(tmp_path):
         assert outputs.remove_leftovers(tmp_path) == (dead,)
         assert mine.exists()
         assert other.exists()
+
+
+def test_folders_that_go_while_one_looks_into_them_hold_nothing(tmp_path):
+    """Two runs on one output folder: the hidden folder of the one goes while the other clears up."""
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "stays").mkdir()
+    (tmp_path / "stays" / "b.txt").write_text("b")
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            (tmp_path / "goes").mkdir()
+            (tmp_path / "goes").rmdir()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(500):
+            below = outputs.entries(tmp_path, "*.txt", below=True)
+            assert below == [tmp_path / "a.txt", tmp_path / "stays" / "b.txt"]
+            assert outputs.entries(tmp_path, "*.txt") == [tmp_path / "a.txt"]
+            assert outputs.entries(tmp_path / "goes", "*") == []
+    finally:
+        ended.set()
+        other.join()
