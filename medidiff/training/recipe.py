@@ -19,8 +19,9 @@ class Data:
     leave the rest of the batches to denoising; ``through_plane`` is the share of super-resolution batches with one
     thick axis, the others have two or three; ``factor`` and ``in_plane_factor`` are the ranges; ``hole_radius`` is in
     voxels. ``phantoms`` synthetic bodies are drawn from as if they were volumes; a network for CT alone learns noise
-    with the spectra of CT, and its ``sigma`` is in parts of the usual bright level of CT. ``source`` names the pack, or
-    the manifest to make one of, from the recipe's folder.
+    with the spectra of CT, and its ``sigma`` is in parts of the usual bright level of CT. ``echo`` is how often a batch
+    is learned from in the mean: on a CPU its base takes longer to make than a step of the network. ``source`` names the
+    pack, or the manifest to make one of, from the recipe's folder.
     """
 
     source: str = ""
@@ -34,6 +35,7 @@ class Data:
     sigma_jitter: float = 0.08
     inherent: float = 0.5
     phantoms: int = 0
+    echo: float = 1.0
     superres: float = 0.0
     inpaint: float = 0.0
     combined: float = 0.0

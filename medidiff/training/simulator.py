@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from medidiff.training.validation import noise_of
 _OBJECT = 0.05  # normalised intensity of what counts as object
 _THIN_SLICES = (1, 1, 2, 3, 5)
 _KNOTS = 6
+_POOL, _FEWEST = 256, 16  # late batches that may come again, and how many there must be
 _SHARP = 1.5  # spacing over the finest: what counts as well resolved
 
 
@@ -68,6 +70,8 @@ class Simulator:
         # a subject with many contrasts or a large volume is drawn more often, but less than in proportion
         self._weights = torch.tensor([float(v.numel()) ** 0.5 for v in self._volumes])
         self._data, self._device, self._dims = data, device, spatial_dims
+        self._pool: deque[Example] = deque(maxlen=_POOL)
+        self._pooled = (0, 0)
         self.cpu = torch.Generator().manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed)
 
@@ -82,7 +86,21 @@ class Simulator:
             self._steps.append(step)
 
     def draw(self, edge: int, count: int) -> Example:
-        """A batch of ``count`` patches of about ``edge`` voxels an axis, of one task drawn by the recipe's shares."""
+        """A batch of ``count`` patches of about ``edge`` voxels an axis, of one task drawn by the recipe's shares.
+
+        With an ``echo`` in the recipe, batches come again out of a pool of late ones (data echoing, Choi et al., 2019).
+        """
+        if self._data.echo <= 1:
+            return self._new(edge, count)
+        if (edge, count) != self._pooled:
+            self._pool.clear()
+            self._pooled = (edge, count)
+        if len(self._pool) < _FEWEST or self._chance(1 / self._data.echo):
+            self._pool.append(self._new(edge, count))
+            return self._pool[-1]
+        return self._pool[self._integer(len(self._pool))]
+
+    def _new(self, edge: int, count: int) -> Example:
         chance = float(torch.rand((), generator=self.cpu))
         data = self._data
         if chance < data.superres + data.combined:

@@ -84,6 +84,17 @@ def test_same_seed_same_batches(pack):
     assert a.target.shape != c.target.shape or not torch.equal(a.target, c.target)
 
 
+def test_batches_come_again_as_often_as_the_recipe_says(pack):
+    draw = simulator(pack, replace(PLAIN, echo=4.0))
+    drawn = [draw.draw(8, 2) for _ in range(400)]
+    different = len({id(example) for example in drawn})
+    assert different == pytest.approx(100 + 16 * 3 / 4, abs=30)  # the first 16 are all new
+    assert len({id(draw.draw(16, 2)) for _ in range(4)}) == 4  # larger patches do not wait for the smaller to go
+    assert draw.draw(16, 2).target.shape == (2, 16, 16, 16)
+    plain = simulator(pack)
+    assert len({id(example) for example in [plain.draw(8, 2) for _ in range(40)]}) == 40
+
+
 def test_no_volume_to_learn_from(pack):
     with pytest.raises(ValueError, match="no training volume of PT"):
         Simulator(pack, PLAIN, torch.device("cpu"), 0, ("PT",))
