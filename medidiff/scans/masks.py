@@ -111,8 +111,10 @@ def find_mask(path: Path, ref: ScanRef) -> Path:
     """
     if not path.exists():
         raise UsageError(f"The mask {path} does not exist.")
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():  # who reads a pipe waits for its writer
+        raise UsageError(f"The mask {path} is neither a file nor a folder.")
     for place in _places(path, ref):
         named = [file for file in _names(place, ref) if _belongs(file, path) and not _is_source(file, ref)]
         if named:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import highdicom as hd
@@ -128,6 +129,13 @@ def test_errors_are_one_sentence(tmp_path):
         read_mask(tmp_path / "nowhere.nii.gz", scan)
     with pytest.raises(UsageError, match="does not exist"):
         mask_hash(tmp_path / "nowhere.nii.gz", scan.ref)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipe_is_no_mask(tmp_path):
+    os.mkfifo(tmp_path / "mask.nii.gz")
+    with pytest.raises(UsageError, match="neither a file nor a folder"):
+        masks.find_mask(tmp_path / "mask.nii.gz", ScanRef("nifti", tmp_path / "t1.nii.gz", (), Path("t1.nii.gz"), "t1"))
 
 
 def test_all_that_was_measured_is_the_whole_scan(tmp_path):
