@@ -107,7 +107,9 @@ def truth_of(pair: Pair, each: _Volumes, options: Options) -> Truth:
     mask = None if options.mask is None or each.hole is not None else _mask(pair, each.restored, options.mask)
     labels = None
     if options.labels is not None:
-        file = pairing.named_file(options.labels, [pair.name.rpartition("/")[2]], LABEL_WORDS)
+        name = pair.name.rpartition("/")[2]
+        near = pair.restored.relative.with_name(name).as_posix()
+        file = pairing.named_file(options.labels, [near, name], LABEL_WORDS)
         if file is None:
             raise UsageError(f"There is no label map for {pair.name}; call it {pair.name}_labels.nii.gz.")
         labels = alignment.labels_on(file, each.restored)

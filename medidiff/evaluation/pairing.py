@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def restored_scans(path: Path) -> Iterator[ScanRef]:
         beside = (image_of(sidecar) for sidecar, _ in records.sidecars_below(path))
         for place in dict.fromkeys([*of_run, *beside]):
             if place.exists():
-                yield from discover.find_scans([place]).cases
+                yield from (_below(path, place, ref) for ref in discover.find_scans([place]).cases)
         return
     found = discover.find_scans([path]).cases
     names = {_own_name(ref) for ref in found}
@@ -113,6 +113,11 @@ def restored_scans(path: Path) -> Iterator[ScanRef]:
         base, _, last = _own_name(ref).rpartition("_")
         if not (last in BESIDE and base in names):
             yield ref
+
+
+def _below(folder: Path, place: Path, ref: ScanRef) -> ScanRef:
+    """A result with the subfolder of the run that it lies in, which is the one that its scan lay in."""
+    return replace(ref, relative=place.parent.relative_to(folder) / ref.relative.name)
 
 
 def image_of(sidecar: Path) -> Path:

@@ -122,6 +122,17 @@ def test_labels_and_mask_are_found_by_name(run: Path, watch: Watch, save: Save, 
     assert "no label map for t2w" in found.cases[1].failures["medidiff"]
 
 
+def test_labels_lie_in_the_folders_of_the_scans(tmp_path: Path, watch: Watch, save: Save, image: np.ndarray) -> None:
+    for number, place in enumerate(("a", "b")):
+        save(tmp_path / f"out/{place}/t1w_denoised.nii.gz", image)
+        save(tmp_path / f"truth/{place}/t1w.nii.gz", image)
+        save(tmp_path / f"labels/{place}/t1w_labels.nii.gz", np.full(image.shape, 1 + number))
+    options = Options(labels=tmp_path / "labels")
+    found = evaluate(tmp_path / "out", tmp_path / "truth", None, options, watch)
+    regions = {(row.case, row.region) for row in found.figures if row.metric == "snr"}
+    assert regions == {("a/t1w", "label 1"), ("b/t1w", "label 2")}
+
+
 def test_a_filled_hole_is_judged_by_the_challenge(tmp_path: Path, watch: Watch, save: Save, image: np.ndarray) -> None:
     hole = np.zeros(image.shape, bool)
     hole[5:10, 5:10, 5:9] = True

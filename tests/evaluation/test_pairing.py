@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from medidiff.errors import NoScanFound, UsageError
@@ -84,6 +85,28 @@ def test_results_of_earlier_runs_in_the_folder_belong_to_it(tmp_path: Path, save
     save(tmp_path / "truth/c.nii.gz", image)
     pairs, missing = pairing.find(tmp_path / "out", tmp_path / "truth", None)
     assert ([pair.name for pair in pairs], missing) == (["c"], ["b_denoised has no reference named b."])
+
+
+def test_results_of_a_run_belong_to_the_references_of_their_subfolder(
+    tmp_path: Path, save: Save, image: np.ndarray, sample_data: Path
+) -> None:
+    for place in ("a", "b"):
+        save(tmp_path / f"out/{place}/t1w_denoised.nii.gz", image, sidecar={"task": "denoise", "input": {}})
+        save(tmp_path / f"truth/{place}/t1w.nii.gz", image)
+        shutil.copytree(sample_data / "dicom_mr", tmp_path / f"out/{place}/s/10007_T1w_denoised")
+        shutil.copytree(sample_data / "dicom_mr", tmp_path / f"truth/{place}/s")
+    other = pydicom.uid.generate_uid()
+    for file in (tmp_path / "truth/b/s").iterdir():  # two series, not one over two folders
+        ds = pydicom.dcmread(file)
+        ds.SeriesInstanceUID = other
+        ds.save_as(file)
+    save(tmp_path / "truth/t1w.nii.gz", image)
+    done = [f"{place}/{name}" for place in ("a", "b") for name in ("t1w_denoised.nii.gz", "s/10007_T1w_denoised")]
+    cases = [{"outputs": {"restored": name}} for name in done[:3]]
+    (tmp_path / "out/run.json").write_text(json.dumps({"medidiff": "0", "cases": cases}))
+    found = paired(tmp_path / "out", tmp_path / "truth")
+    assert {Path(one).parent for one in found} == {Path("a"), Path("a/s"), Path("b")}
+    assert all(Path(one).parent == Path(other).parent for one, other in found.items())
 
 
 def test_the_sidecar_tells_name_task_and_input(tmp_path: Path, save: Save, image: np.ndarray) -> None:
