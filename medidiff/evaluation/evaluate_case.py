@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -215,6 +216,7 @@ def case_of(pair: Pair, method: str, options: Options) -> EvaluatedCase:
     volumes = pair.sidecar.get("volumes") or [{}]
     guards = [volume.get("guard") or {} for volume in volumes]
     told = str((pair.sidecar.get("input") or {}).get("path") or "")
+    named = Path(told).name and pairing.of_nifti(pair.restored, pair.sidecar)
     return EvaluatedCase(
         name=pair.name,
         task=pair.task,
@@ -225,7 +227,7 @@ def case_of(pair: Pair, method: str, options: Options) -> EvaluatedCase:
         checks=dict(guards[0].get("figures") or {}),
         sidecar=pair.sidecar or None,
         orientation="".join(map(str, nib.aff2axcodes(first.affine))),
-        pattern=Path(told).name if pairing.of_nifti(pair.restored, pair.sidecar) else "",
+        pattern=glob.escape(pair.restored.relative.with_name(Path(told).name).as_posix()) if named else "",
     )
 
 

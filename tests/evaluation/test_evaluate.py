@@ -13,6 +13,7 @@ from medidiff.errors import NoScanFound
 from medidiff.evaluation import report, tables
 from medidiff.evaluation.evaluate import Options, evaluate
 from medidiff.evaluation.results import Evaluation, Figure
+from medidiff.scans import discover
 from tests.evaluation.conftest import Save, Watch
 
 
@@ -131,6 +132,18 @@ def test_labels_lie_in_the_folders_of_the_scans(tmp_path: Path, watch: Watch, sa
     found = evaluate(tmp_path / "out", tmp_path / "truth", None, options, watch)
     regions = {(row.case, row.region) for row in found.figures if row.metric == "snr"}
     assert regions == {("a/t1w", "label 1"), ("b/t1w", "label 2")}
+
+
+def test_a_rejected_case_is_left_out_by_its_folder_too(
+    tmp_path: Path, watch: Watch, save: Save, image: np.ndarray
+) -> None:
+    for place in ("a", "b"):
+        told = {"path": f"../../scans/{place}/t1w [1].nii.gz"}
+        save(tmp_path / f"out/{place}/t1w [1]_denoised.nii.gz", image, sidecar={"task": "denoise", "input": told})
+        save(tmp_path / f"scans/{place}/t1w [1].nii.gz", image)
+    first = evaluate(tmp_path / "out", tmp_path / "scans", None, Options(), watch).cases[0]
+    left = discover.find_scans([tmp_path / "scans"], exclude=[first.pattern]).cases
+    assert [ref.relative.as_posix() for ref in left] == ["b/t1w [1].nii.gz"]
 
 
 def test_a_filled_hole_is_judged_by_the_challenge(tmp_path: Path, watch: Watch, save: Save, image: np.ndarray) -> None:
