@@ -239,6 +239,17 @@ def _verdicts(volume: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, (volume.get("guard") or {}).get("verdicts") or ()))
 
 
+def _notes(tree: Mapping[str, Any], volume: Mapping[str, Any]) -> list[str]:
+    """What a sidecar notes of the scan or of one volume, without what it notes of the others."""
+    own, of_all = _warnings(volume), [text for each in tree.get("volumes") or () for text in _warnings(each)]
+    return [text for text in tree.get("notes") or () if text not in of_all or text in own]
+
+
+def _warnings(volume: Mapping[str, Any]) -> list[Any]:
+    found = (volume.get("record") or {}).get("warnings")
+    return found if isinstance(found, list) else []
+
+
 def _case(files: ResultFiles, index: int, volume: Mapping[str, Any], *, several: bool) -> EvaluatedCase:
     """One volume as a case."""
     label = f" ({volume.get('label') or f'volume {index + 1}'})" if several else ""
@@ -253,7 +264,7 @@ def _case(files: ResultFiles, index: int, volume: Mapping[str, Any], *, several:
         images=tuple(_shown(files, index)),
         verdicts=_verdicts(volume),
         checks=(volume.get("guard") or {}).get("figures") or {},
-        sidecar={**(files.tree or {}), "volumes": [volume]},
+        sidecar={**(files.tree or {}), "volumes": [volume], "notes": _notes(files.tree or {}, volume)},
         failures={} if there else {METHOD: "The restored image is no longer where it was."},
         orientation=files.orientation(index) if there else "",
         pattern=files.pattern,

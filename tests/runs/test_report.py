@@ -187,10 +187,13 @@ def test_of_many_volumes_those_with_a_sentence_are_shown(tmp_path: Path, go: Cal
     file = tmp_path / "out" / "a_denoised.json"
     tree = json.loads(file.read_text())
     tree["volumes"][4]["guard"]["verdicts"] = ["Under-denoised."]
+    tree["volumes"][4]["record"]["warnings"] = ["Smoothed."]
+    tree["notes"] = ["No single affine.", "Smoothed."]
     file.write_text(json.dumps(tree))
     evaluation = found(tmp_path / "out")
     assert [case.name for case in evaluation.cases] == ["a (t=0)", "a (t=1)", "a (t=4)"]
     assert evaluation.missing == ("a: of its 5 volumes 3 are shown, first those with a verdict.",)
+    assert [(case.sidecar or {})["notes"] for case in evaluation.cases[1:]] == [tree["notes"][:1], tree["notes"]]
     scan = nib.load(tmp_path / "a.nii.gz").get_fdata(dtype=np.float32)
     assert np.array_equal(image(evaluation.cases[2], "input"), scan[..., 4])
     assert np.allclose(image(evaluation.cases[2], "restored"), 0.5 * scan[..., 4])

@@ -18,6 +18,14 @@ LIMITS = (
 )
 
 
+def warnings(case: EvaluatedCase) -> tuple[str, ...]:
+    """The notes and warnings of a case's sidecar, without paths and without what the guard says of the result."""
+    tree = case.sidecar or {}
+    warned = [(volume.get("record") or {}).get("warnings") for volume in tree.get("volumes") or ()]
+    found = (discreet(str(text)) for texts in (tree.get("notes"), *warned) if isinstance(texts, list) for text in texts)
+    return tuple(dict.fromkeys(text for text in found if text not in case.verdicts))
+
+
 def sidecars(evaluation: Evaluation) -> list[Mapping[str, Any]]:
     """The sidecars of the cases that have one."""
     return [case.sidecar for case in evaluation.cases if case.sidecar]

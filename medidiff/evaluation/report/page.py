@@ -55,6 +55,11 @@ class Drawn:
     missing: tuple[str, ...] = ()
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was said of the scan when it was restored, beside the guard's sentences."""
+        return methods.warnings(self.case)
+
+    @property
     def main_panels(self) -> tuple[Panel, ...]:
         """Those of the main method, without their images."""
         return tuple(panel for panel in self.panels if not panel.method)

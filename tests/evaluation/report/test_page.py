@@ -157,6 +157,18 @@ def test_every_hash_of_a_sidecar_is_shown(page: Page) -> None:
         assert letter * 64 in page.text
 
 
+def test_what_was_said_of_a_scan_stands_at_its_case(evaluation: Evaluation) -> None:
+    first, second, *others = evaluation.cases
+    said = "Unlike what /data/x was trained on."
+    volumes = [{"record": {"warnings": [said, "Smoothed."]}}, {"record": {"warnings": 3}}]
+    trees = [{"notes": [said, *each.verdicts], "volumes": volumes} for each in (first, second)]
+    told = [replace(each, sidecar=tree) for each, tree in zip((first, second), trees, strict=True)]
+    text = report.render(replace(evaluation, cases=(*told, *others)))
+    assert text.count("<li>Unlike what x was trained on.</li><li>Smoothed.</li></ul>") == 2
+    assert text.count('<span class="badge">warning</span>') == 2  # of the case without a sentence of the guard
+    assert '<span class="badge">warning</span>' not in report.render(evaluation)
+
+
 def test_the_methods_paragraph_says_what_the_record_holds(evaluation: Evaluation) -> None:
     text = methods.paragraph(evaluation)
     assert text.startswith(
