@@ -97,6 +97,8 @@ def _table(evaluation: Evaluation) -> str:
     if not columns:
         columns = [(metric, "full") for metric in UNREFERENCED if metric in evaluation.metrics]
     columns += [(metric, "full") for metric in COSTS if metric in evaluation.metrics]
+    if not columns:
+        return "No scan could be judged."
     head = [f"mean of {_counted(evaluation)}", *(_title(evaluation, metric, region) for metric, region in columns)]
     rows = [
         [method, *(_cell(evaluation, method, metric, region) for metric, region in columns)]

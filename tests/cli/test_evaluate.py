@@ -69,7 +69,9 @@ def test_some_fail_then_all_fail_then_nothing_fits(folder: Path, capsys: Capture
     assert main(command) == 4
     assert "The reference has another geometry" in capsys.readouterr().err
     shutil.copy(folder / "truth/a.nii.gz", folder / "truth/b.nii.gz")
+    capsys.readouterr()
     assert main(command) == 5
+    assert "No scan could be judged." in capsys.readouterr().out
     for name in ("a", "b"):
         (folder / f"truth/{name}.nii.gz").rename(folder / f"truth/other_{name}.nii.gz")
     assert main(command) == 3

@@ -226,7 +226,8 @@ def _told(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("command", "started", "finished", "status"):
         if provenance.get(name):
             yield from texts.flat(provenance[name], name)
-    yield from texts.flat(provenance.get("pipelines") or {}, "pipeline")
+    if provenance.get("pipelines"):
+        yield from texts.flat(provenance["pipelines"], "pipeline")
 
 
 def _values(evaluation: Evaluation, main: str, metric: str, region: str) -> Mapping[str, float]:

@@ -196,7 +196,8 @@
         share: [0, 1],
       };
       for (const bar of this.element.querySelectorAll(".bar")) {
-        const [low, high] = ends[bar.dataset.scale];
+        let [low, high] = ends[bar.dataset.scale];
+        if (Math.abs(low) < 1e-6 * (high - low)) low = 0; // what rounding left of it
         bar.querySelector(".low").textContent = number(low);
         bar.querySelector(".high").textContent = number(high) + (bar.dataset.scale === "share" ? "" : unit);
       }

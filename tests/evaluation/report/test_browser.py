@@ -122,6 +122,16 @@ def test_window_and_level_mean_what_they_say(browser: Any) -> None:
         assert min(abs(value - each) for each in wanted) <= 4
 
 
+def test_a_window_from_zero_begins_at_zero(session: Any, make_case: Callable[..., Any], tmp_path: Path) -> None:
+    found = Evaluation("run", "x", ("medidiff",), (make_case("one", 1),), {}, ())
+    path = tmp_path / "report.html"
+    text = re.sub(r'"level":[\d.]+,"window":[\d.]+', '"level":150.1,"window":300.20000000000005', report.render(found))
+    path.write_text(text, encoding="utf-8")
+    session.get(path.as_uri())
+    until(lambda: session.find_element("css selector", ".bar .high").text)
+    assert [session.find_element("css selector", f".bar .{end}").text for end in ("low", "high")] == ["0", "300"]
+
+
 def test_the_slice_slider_moves_one_plane(browser: Any) -> None:
     before = [pixels(browser, "restored", plane) for plane in range(3)]
     where = browser.find_element("css selector", "#case-1 [data-plane='1'] .where")

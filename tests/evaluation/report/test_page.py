@@ -214,6 +214,12 @@ def test_an_evaluation_without_images_or_figures_is_a_page_too(evaluation: Evalu
     assert "lost.nii.gz is damaged." in page.text
 
 
+def test_only_what_is_known_is_told_of_the_run(evaluation: Evaluation) -> None:
+    assert '<th scope="row">pipeline' not in report.render(evaluation)
+    known = replace(evaluation, provenance={"pipelines": {"mr 0.2.0": "c" * 64}})
+    assert '<th scope="row">pipeline.mr 0.2.0</th>' in report.render(known)
+
+
 def test_the_parts_of_the_page_are_shipped() -> None:
     names = {each.name for each in resources.files("medidiff.evaluation.report").iterdir()}
     assert {"report.html.j2", "case.html.j2", "report.css", "report.js"} <= names
