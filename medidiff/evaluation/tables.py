@@ -101,7 +101,7 @@ def _table(evaluation: Evaluation) -> str:
         return "No scan could be judged."
     head = [f"mean of {_counted(evaluation)}", *(_title(evaluation, metric, region) for metric, region in columns)]
     rows = [
-        [method, *(_cell(evaluation, method, metric, region) for metric, region in columns)]
+        [_named(evaluation, method), *(_cell(evaluation, method, metric, region) for metric, region in columns)]
         for method in evaluation.methods
     ]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * len(columns)]
@@ -111,6 +111,13 @@ def _table(evaluation: Evaluation) -> str:
 def _counted(evaluation: Evaluation) -> str:
     count = len({figure.case for figure in evaluation.figures})
     return f"{count} scan" if count == 1 else f"{count} scans"
+
+
+def _named(evaluation: Evaluation, method: str) -> str:
+    """A method, with the number of scans that its means are of where it lacks some."""
+    every = {figure.case for figure in evaluation.figures}
+    own = {figure.case for figure in evaluation.figures if figure.method == method}
+    return method if own == every else f"{method} ({len(own)} of {len(every)})"
 
 
 def _title(evaluation: Evaluation, metric: str, region: str) -> str:

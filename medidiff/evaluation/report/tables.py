@@ -88,8 +88,13 @@ def badness(metric: Metric, value: float) -> float:
 
 
 def _best(metric: Metric, cells: Mapping[str, SummaryCell]) -> str:
-    """The method with the best mean, of those that are not the input or the reference; empty when none stands out."""
+    """The method with the best mean, of those that are not the input or the reference; empty when none stands out.
+
+    Means over other cases are not compared.
+    """
     able = {name: cell.mean for name, cell in cells.items() if name not in ("input", "reference") and cell.count}
+    if len({cells[name].count for name in able}) > 1:
+        return ""
     if len(able) < 2 or not metric.better:
         return ""
     first, second = sorted(able, key=lambda name: badness(metric, able[name]))[:2]

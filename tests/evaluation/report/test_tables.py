@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 
+from medidiff.evaluation import report
+from medidiff.evaluation import tables as short
 from medidiff.evaluation.report import tables
 from medidiff.evaluation.report.regions import Region
 from medidiff.evaluation.results import Evaluation, Figure, Metric
@@ -28,6 +30,16 @@ def test_summary_by_hand(evaluation: Evaluation) -> None:
 def test_figures_that_are_none_do_not_count(evaluation: Evaluation) -> None:
     figures = (*evaluation.figures, Figure("third", "medidiff", "psnr", "foreground", math.nan))
     assert tables.summary(replace(evaluation, figures=figures))[0].cells["medidiff"].count == 2
+
+
+def test_means_over_other_cases_are_told_apart(evaluation: Evaluation) -> None:
+    assert "nlm (" not in short.summary(evaluation)
+    kept = tuple(row for row in evaluation.figures if (row.case, row.method) != ("good", "nlm"))
+    lacking = replace(evaluation, figures=kept)
+    row = tables.summary(lacking)[0]
+    assert (row.best, row.cells["nlm"].count, row.cells["medidiff"].count) == ("", 1, 2)
+    assert "| nlm (1 of 2) | 24.50 |" in short.summary(lacking)
+    assert "<small>n = 1</small>" in report.render(lacking)
 
 
 @pytest.mark.parametrize(
