@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from medidiff.config import LOCAL, SLURM, ComputeOptions, RunConfig
-from medidiff.errors import UsageError
+from medidiff.errors import MedidiffError, UsageError
 from medidiff.scans.limits import available_memory
 
 WORKER_BYTES = 4e9  # what a worker may need for a brain of 1 mm voxels
@@ -105,7 +105,11 @@ def quiet() -> Iterator[None]:
 
 
 def local(config: RunConfig, todo: int) -> Iterator[Workforce]:
-    """Worker processes on this machine, each with one task at a time."""
+    """Worker processes on this machine, each with one task at a time.
+
+    Raises:
+        MedidiffError: one ended while it started.
+    """
     import dask
     from distributed import LocalCluster
 
@@ -117,16 +121,21 @@ def local(config: RunConfig, todo: int) -> Iterator[Workforce]:
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(DASK))
         preload = [*dask.config.get("distributed.worker.preload"), PRELOAD]
-        cluster = LocalCluster(
-            n_workers=jobs,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            scheduler_kwargs=HIDDEN_DASHBOARD,
-            worker_dashboard_address=None,
-            memory_limit=None,
-            preload=preload,
-            silence_logs=logging.CRITICAL + 1,
-        )
+        try:
+            cluster = LocalCluster(
+                n_workers=jobs,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                scheduler_kwargs=HIDDEN_DASHBOARD,
+                worker_dashboard_address=None,
+                memory_limit=None,
+                preload=preload,
+                silence_logs=logging.CRITICAL + 1,
+            )
+        except RuntimeError as error:  # of Dask, when a process is killed before it is a worker
+            raise MedidiffError(
+                f"A worker ended while it started ({jobs} were wanted), as for lack of memory; give fewer --jobs."
+            ) from error
         stack.callback(cluster.close)
         yield Workforce(connected(cluster, stack), jobs, for_workers(config, threads, memory), devices)
 

@@ -268,6 +268,22 @@ def test_nobody_at_the_address_is_a_usage_error(go: Go, scan: Write, tmp_path: P
     assert record(tmp_path / "out")["status"] == "failed"
 
 
+def test_a_worker_that_dies_while_it_starts_is_a_sentence(
+    go: Go, scan: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        scan(tmp_path / "in" / f"{name}.nii.gz")
+
+    def dies(**options: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(distributed, "LocalCluster", dies)
+    with pytest.raises(MedidiffError, match="ended while it started") as caught:
+        go(tmp_path / "in", output=tmp_path / "out", jobs=2)
+    assert caught.value.exit_code == ExitCode.ALL_FAILED
+    assert record(tmp_path / "out")["status"] == "failed"
+
+
 @pytest.mark.parametrize("flags", [["--jobs", "2"], ["--cluster", "local"], ["--device", "cuda:0,cuda:1"]])
 def test_without_the_extra_a_sentence_says_what_to_install(
     fake: ModuleType,
