@@ -1,12 +1,13 @@
-"""The whole recipe of a training run, read from one TOML file; a misspelt key is an error."""
+"""The whole recipe of a training run, read from one TOML file; a misspelt key or an impossible value is an error."""
 
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,21 @@ class Recipe:
         return ""
 
 
+_RANGE = tuple[float, float]
+_KINDS: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number of 0 or more",
+    _RANGE: "two numbers, the smaller first",
+    tuple[str, ...]: "a list of texts",
+    tuple[_RANGE, ...]: "a list of pairs of numbers",
+    tuple[tuple[float, int, int], ...]: "a list of lists of a fraction, an edge and a number of images",
+    dict[str, Any]: "a section",
+    Data: "a section",
+    Optimiser: "a section",
+}
+
+
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
@@ -105,7 +121,27 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"{where}unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    return kind(**{key: _tuples(value) for key, value in values.items()})
+    hints = get_type_hints(kind)
+    settings = {key: _tuples(value) for key, value in values.items()}
+    for key, value in settings.items():
+        if not _fits(value, hints[key]) or (hints[key] == _RANGE and value[0] > value[1]):
+            raise ValueError(f"{where}{key} is {_KINDS[hints[key]]}, not {values[key]!r}")
+    return kind(**settings)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type of its setting; no number of a recipe is negative, no list empty."""
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        if not isinstance(value, tuple) or not value:
+            return False
+        if inner[-1] is Ellipsis:
+            return all(_fits(item, inner[0]) for item in value)
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    if hint in (int, float):
+        number = isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
+        return number and 0 <= value < math.inf
+    return isinstance(value, get_origin(hint) or hint)
 
 
 def data_of(values: dict[str, Any]) -> Data:
@@ -118,16 +154,20 @@ def read(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        ValueError: on an unknown key or a value that is no TOML; it does not name the file.
+        ValueError: on an unknown key, a value that its setting cannot have, or no TOML; it does not name the file.
     """
     try:
         with path.open("rb") as file:
             values = tomllib.load(file)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    values["data"] = _section(Data, values.get("data", {}), "[data]: ")
-    values["optimiser"] = _section(Optimiser, values.get("optimiser", {}), "[optimiser]: ")
+    for name, kind in (("data", Data), ("optimiser", Optimiser)):
+        if isinstance(values.setdefault(name, {}), dict):
+            values[name] = _section(kind, values[name], f"[{name}]: ")
     recipe: Recipe = _section(Recipe, values, "")
+    shares = recipe.data.superres + recipe.data.inpaint + recipe.data.combined
+    if shares > 1 + 1e-9:
+        raise ValueError(f"[data]: superres, inpaint and combined are shares of one whole, not {shares:g} together")
     return recipe
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -51,6 +52,38 @@ def test_misspelt_settings_are_named(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(ValueError, match=words):
         recipe.read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('modalities = "MR"', "^modalities is a list of texts, not 'MR'$"),
+        ("modalities = []", "^modalities is a list of texts"),
+        ('seconds = "60"', "^seconds is a number of 0 or more, not '60'$"),
+        ("seconds = -5", "^seconds is a number of 0 or more, not -5$"),
+        ("iterations = 3.5", "^iterations is a whole number"),
+        ("data = 3", "^data is a section, not 3$"),
+        ("[data]\nsigma = 0.1", r"^\[data\]: sigma is two numbers, the smaller first, not 0.1$"),
+        ("[data]\nsigma = [0.18, 0.01]", r"^\[data\]: sigma is two numbers, the smaller first, not \[0.18, 0.01\]$"),
+        ("[data]\npatches = [[0.5, 16]]", r"^\[data\]: patches is a list of lists of a fraction, an edge"),
+        (
+            "[data]\nsuperres = 0.9\ninpaint = 0.3",
+            r"^\[data\]: superres, inpaint and combined are .*, not 1.2 together$",
+        ),
+        ('[optimiser]\nlearning_rate = "x"', r"^\[optimiser\]: learning_rate is a number of 0 or more"),
+        ("[optimiser]\nnull = 0.5", r"^\[optimiser\]: null is a list of pairs of numbers, not 0.5$"),
+    ],
+)
+def test_impossible_values_are_named(tmp_path, text, words):
+    path = tmp_path / "r.toml"
+    path.write_text(f'name = "x"\n{text}')
+    with pytest.raises(ValueError, match=words):
+        recipe.read(path)
+
+
+def test_every_setting_has_a_kind():
+    for section in (recipe.Recipe, recipe.Data, recipe.Optimiser):
+        assert set(get_type_hints(section).values()) <= set(recipe._KINDS)
 
 
 def test_stages():
