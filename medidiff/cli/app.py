@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 import rich_click as click
 from click import exceptions
@@ -44,9 +45,9 @@ TALKATIVE = ("pydicom", "nibabel", "nibabel.global", "highdicom", "py.warnings")
 
 @dataclass
 class State:
-    """What the commands tell ``main``: how much the user wants to hear."""
+    """What the commands tell ``main``: how much the user wants to hear; ``None`` for a command without ``-v``."""
 
-    verbosity: int = 0
+    verbosity: int | None = None
 
 
 class LazyGroup(click.RichGroup):
@@ -109,7 +110,7 @@ def answer(error: Exception, state: State) -> int:
         # The reader of stdout has gone; give the interpreter's last flush somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
-    if state.verbosity >= 2:
+    if (state.verbosity or 0) >= 2:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, click.ClickException):
         say_error(error.format_message())
@@ -120,7 +121,10 @@ def answer(error: Exception, state: State) -> int:
     if isinstance(error, MemoryError):
         say_error("The memory is not enough; free some or use a machine with more.")
         return int(ExitCode.MEMORY)
-    say_error(f"Stopped by an unexpected {type(error).__name__}; run again with -vv for details and please report it.")
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({Path(place[0].filename).name}, line {place[0].lineno})" if place else ""
+    do = "please report it" if state.verbosity is None else "run again with -vv for details and please report it"
+    say_error(f"Stopped by an unexpected {type(error).__name__}{where}; {do}.")
     return int(ExitCode.ALL_FAILED)
 
 

@@ -101,3 +101,24 @@ def test_module_runs_as_a_program() -> None:
     command = [sys.executable, "-m", "medidiff", "--version"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, f"medidiff {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "end"),
+    [
+        (["list"], "; please report it."),
+        (["denoise", "s.nii.gz", "-o", "out"], "; run again with -vv for details and please report it."),
+    ],
+)
+def test_advice_on_a_fault_is_one_that_the_command_takes(
+    args: list[str], end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("medidiff.pipelines.available", fail)
+    monkeypatch.setattr("medidiff.cli.restoring.execute", fail)
+    assert main(args) == 5
+    said = capsys.readouterr().err
+    assert said.startswith("medidiff: Stopped by an unexpected ZeroDivisionError (test_app.py, line ")
+    assert said.endswith(end + "\n")
