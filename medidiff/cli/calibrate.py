@@ -163,7 +163,7 @@ def listed(sources: tuple[Path, ...], kinds: tuple[str, ...]) -> Iterator[tuple[
     from medidiff.training.build_pack import of_split
 
     for source in sources:
-        if source.suffix == ".csv":
+        if source.suffix.lower() == ".csv":
             yield from of_split(source, "calibration", kinds)
             continue
         for ref in discover.find_scans((source,)).cases:

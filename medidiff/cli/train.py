@@ -191,7 +191,7 @@ def pack_of(source: Path, settings: Recipe, folder: Path, meter: learning.Meter,
     if not anew:
         trainer.refuse_another(folder, settings)  # before scans are read
     made = source
-    if source.suffix == ".csv":
+    if source.suffix.lower() == ".csv":
         made, note = folder / PACK, folder / MADE_OF
         told = build_pack.made_of(source, settings.modalities)
         if anew or not made.is_file() or not note.is_file() or note.read_text(encoding="utf-8").strip() != told:

@@ -115,7 +115,7 @@ def test_a_run_goes_on_or_begins_again(recipe: Path, tmp_path: Path, capsys: Cap
 
 
 def test_of_a_manifest_a_pack_is_made_once(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
-    table = tmp_path / "scans.csv"
+    table = tmp_path / "scans.CSV"
     lines = ["file,modality,subject_id,weights_ok,split,licence"]
     for seed, split in enumerate(["train", "validation"]):
         volume(tmp_path / f"{seed}.nii.gz", seed)
