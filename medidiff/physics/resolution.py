@@ -55,6 +55,9 @@ def plan(
     if all(axis.trivial for axis in axes):
         if factor is None and target is None:
             raise ScanError("Its voxels are isotropic already; say how fine with --factor or --spacing.")
+        if target is not None:
+            sizes = " x ".join(f"{size:.3g}" for size in spacing)
+            raise ScanError(f"Nothing becomes finer: give a --spacing below the voxels' {sizes} mm along some axis.")
         shown = " x ".join(map(str, shape))
         raise ScanError(f"Nothing becomes finer: give more than 1 along an axis with several voxels, of {shown}.")
     return Acquisition(tuple(axes))
