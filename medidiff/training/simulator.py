@@ -88,26 +88,25 @@ class Simulator:
     def draw(self, edge: int, count: int) -> Example:
         """A batch of ``count`` patches of about ``edge`` voxels an axis, of one task drawn by the recipe's shares.
 
-        With an ``echo`` in the recipe, batches come again out of a pool of late ones (data echoing, Choi et al., 2019).
+        With an ``echo`` in the recipe, batches come again out of a pool of late ones (data echoing, Choi et al., 2019);
+        never those of inpainting, which take no time to make, and what was in a hole would be learned by heart.
         """
-        if self._data.echo <= 1:
-            return self._new(edge, count)
+        data = self._data
+        if self._chance(data.inpaint):
+            return self._inpaint(edge, count)
         if (edge, count) != self._pooled:
             self._pool.clear()
             self._pooled = (edge, count)
-        if len(self._pool) < _FEWEST or self._chance(1 / self._data.echo):
-            self._pool.append(self._new(edge, count))
-            return self._pool[-1]
-        return self._pool[self._integer(len(self._pool))]
-
-    def _new(self, edge: int, count: int) -> Example:
-        chance = float(torch.rand((), generator=self.cpu))
-        data = self._data
+        if len(self._pool) >= _FEWEST and not self._chance(1 / data.echo):
+            return self._pool[self._integer(len(self._pool))]
+        chance = float(torch.rand((), generator=self.cpu)) * (1 - data.inpaint)
         if chance < data.superres + data.combined:
-            return self._superresolve(edge, count, combined=chance >= data.superres)
-        if chance < data.superres + data.combined + data.inpaint:
-            return self._inpaint(edge, count)
-        return self._denoise(edge, count)
+            example = self._superresolve(edge, count, combined=chance >= data.superres)
+        else:
+            example = self._denoise(edge, count)
+        if data.echo > 1:
+            self._pool.append(example)
+        return example
 
     def _patches(
         self, shape: tuple[int, ...], count: int, sharp: tuple[int, ...] = ()

@@ -95,6 +95,16 @@ def test_batches_come_again_as_often_as_the_recipe_says(pack):
     assert len({id(example) for example in [plain.draw(8, 2) for _ in range(40)]}) == 40
 
 
+def test_holes_never_come_again(pack):
+    """What was in them would be learned by heart."""
+    draw = simulator(pack, replace(PLAIN, echo=50.0, inpaint=0.5))
+    drawn = [draw.draw(8, 2) for _ in range(200)]
+    holes = [example for example in drawn if example.problem.support is not None]
+    assert len(holes) == pytest.approx(100, abs=30)
+    assert len({id(example) for example in holes}) == len(holes)
+    assert len({id(example) for example in drawn}) - len(holes) < 30
+
+
 def test_no_volume_to_learn_from(pack):
     with pytest.raises(ValueError, match="no training volume of PT"):
         Simulator(pack, PLAIN, torch.device("cpu"), 0, ("PT",))
