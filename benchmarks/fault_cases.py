@@ -50,8 +50,7 @@ def killed_writing(stage: Stage) -> Seen:
     ended = stage.run(prepare=prepare, **one)
     lost = [] if (stage.out / "one.nii.gz").exists() else ["nothing was written yet, so the fault was not injected"]
     after = stage.run(**one)
-    hidden = [f"{path.name} was left" for path in outputs.entries(stage.out, ".medidiff*", below=True)]
-    return Seen(ended, lost + hidden, after.code, f"(nothing; the next run:) {after.sentence}")
+    return Seen(ended, lost + stage.hidden(), after.code, f"(nothing; the next run:) {after.sentence}")
 
 
 def interrupted(number: signal.Signals) -> Callable[[Stage], Seen]:

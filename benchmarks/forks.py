@@ -154,9 +154,12 @@ class Stage:
                 found.append(f"{file.name} is not whole")
         return found
 
+    def hidden(self) -> list[str]:
+        """Temporary files and locks."""
+        return [f"{path.name} was left" for path in outputs.entries(self.out, ".medidiff*", below=True)]
+
     def leftovers(self) -> list[str]:
         """Temporary files, locks and images without a sidecar."""
-        hidden = [f"{path.name} was left" for path in outputs.entries(self.out, ".medidiff*", below=True)]
         trees = [
             tree
             for file in outputs.entries(self.out, "*_denoised.json", below=True)
@@ -164,7 +167,7 @@ class Stage:
         ]
         damaged = [f"{tree['config']['output']}: {why}" for tree in trees if (why := sidecar.damaged(tree, self.out))]
         listed = {name for tree in trees for name in sidecar.listed(tree)}
-        return hidden + damaged + [f"{name} has no sidecar" for name in self.images() if name not in listed]
+        return self.hidden() + damaged + [f"{name} has no sidecar" for name in self.images() if name not in listed]
 
 
 def load_fake(home: Path) -> ModuleType:

@@ -241,13 +241,9 @@ def _verdicts(volume: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _notes(tree: Mapping[str, Any], volume: Mapping[str, Any]) -> list[str]:
     """What a sidecar notes of the scan or of one volume, without what it notes of the others."""
-    own, of_all = _warnings(volume), [text for each in tree.get("volumes") or () for text in _warnings(each)]
+    own = records.warnings_of(volume)
+    of_all = [text for each in tree.get("volumes") or () for text in records.warnings_of(each)]
     return [text for text in tree.get("notes") or () if text not in of_all or text in own]
-
-
-def _warnings(volume: Mapping[str, Any]) -> list[Any]:
-    found = (volume.get("record") or {}).get("warnings")
-    return found if isinstance(found, list) else []
 
 
 def _case(files: ResultFiles, index: int, volume: Mapping[str, Any], *, several: bool) -> EvaluatedCase:

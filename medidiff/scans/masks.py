@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import OutOfMemory, ScanError, UsageError
-from medidiff.scans import bids, limits, links
+from medidiff.scans import bids, limits, links, outputs
 from medidiff.scans.outputs import NIFTI_SUFFIXES, nifti_stem
 from medidiff.scans.volume import Mask, Scan, ScanRef, Volume
 
@@ -170,7 +170,8 @@ def _segmentations(folder: Path) -> list[tuple[Path, frozenset[str]]]:
 
     found = []
     tags: list[Any] = ["SOPClassUID", "ReferencedSeriesSequence"]
-    for file in sorted(file for file in folder.rglob("*") if _belongs(file, folder) and not file.name.startswith(".")):
+    files = outputs.entries(folder, "*", below=True)
+    for file in (file for file in files if _belongs(file, folder) and not file.name.startswith(".")):
         try:
             with limits.Bounded(file) as handle, quiet():
                 if not looks_like_dicom(handle.read(132)):

@@ -7,7 +7,7 @@ paths that stay where they belong: what a run wrote lies below the folder of its
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
@@ -219,6 +219,12 @@ def sidecars_below(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
                     tree = limits.read_json(Path(base) / name)
                     if claims_sidecar(tree):
                         yield Path(base) / name, tree
+
+
+def warnings_of(volume: Mapping[str, Any]) -> list[Any]:
+    """What was said of one volume of a sidecar when it was restored."""
+    found = (volume.get("record") or {}).get("warnings")
+    return found if isinstance(found, list) else []
 
 
 def claims_sidecar(tree: object) -> bool:

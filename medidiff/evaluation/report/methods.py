@@ -9,6 +9,7 @@ from typing import Any
 from medidiff.evaluation.report.study import METRICS
 from medidiff.evaluation.report.texts import count, discreet, leaf, number
 from medidiff.evaluation.results import EvaluatedCase, Evaluation
+from medidiff.scans.records import warnings_of
 
 DONE = {"denoise": "denoised", "superres": "super-resolved", "inpaint": "inpainted"}
 DEGRADING = ("noise", "factor", "profile", "holes", "part", "seed")  # settings of a benchmark that say what was done
@@ -21,8 +22,9 @@ LIMITS = (
 def warnings(case: EvaluatedCase) -> tuple[str, ...]:
     """The notes and warnings of a case's sidecar, without paths and without what the guard says of the result."""
     tree = case.sidecar or {}
-    warned = [(volume.get("record") or {}).get("warnings") for volume in tree.get("volumes") or ()]
-    found = (discreet(str(text)) for texts in (tree.get("notes"), *warned) if isinstance(texts, list) for text in texts)
+    notes = tree.get("notes")
+    said = [notes if isinstance(notes, list) else [], *map(warnings_of, tree.get("volumes") or ())]
+    found = (discreet(str(text)) for texts in said for text in texts)
     return tuple(dict.fromkeys(text for text in found if text not in case.verdicts))
 
 
