@@ -31,7 +31,8 @@ from medidiff.scans.volume import ScanRef, Volume, mean_of
 from medidiff.training.pack import Entry, Pack, digest, quantise
 from medidiff.training.validation import noisy_version, percentages, sigma_of
 
-LARGEST_CROP = 3_000_000  # voxels of a training volume that are kept
+LARGEST_CROP = 3_000_000  # voxels of a training volume that are kept, unless told otherwise
+SMALLEST_CROP = 32**3
 VALIDATION_CROP = (96, 96, 64)
 BODY = 0.05  # normalised intensity above which a voxel counts for the crop
 
@@ -133,13 +134,19 @@ def made_of(manifest: Path, modalities: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def build(manifest: Path, modalities: tuple[str, ...] = ("MR",), progress: Callable[[str], None] | None = None) -> Pack:
+def build(
+    manifest: Path,
+    modalities: tuple[str, ...] = ("MR",),
+    progress: Callable[[str], None] | None = None,
+    largest: int = LARGEST_CROP,
+) -> Pack:
     """Read, normalise and crop the volumes of ``manifest`` whose modality is among ``modalities`` (DICOM codes).
 
     Args:
         manifest: the table.
         modalities: what to take.
         progress: told each volume, and each row that is left out with its reason, in words.
+        largest: voxels that are kept of a training volume, from its middle.
 
     Raises:
         UsageError: see ``read_manifest``, or a file is not there.
@@ -151,7 +158,7 @@ def build(manifest: Path, modalities: tuple[str, ...] = ("MR",), progress: Calla
     for row in _chosen(manifest, modalities, tell):
         crop = VALIDATION_CROP if row["split"] == "validation" else None
         for volume in _volumes(manifest.parent / row["file"], dicom_code(row["modality"])):
-            entry, array = _entry(row, volume, crop)
+            entry, array = _entry(row, volume, crop, largest)
             entries.append(entry)
             arrays.append(array)
             tell(f"{entry.split:12}{entry.name:32}{array.shape!s:18} noise {entry.sigma:.2%}  {entry.nlm}")
@@ -211,11 +218,11 @@ def _volumes(path: Path, modality: str) -> Iterator[Volume]:
 
 
 def _entry(
-    row: dict[str, str], volume: Volume, crop: tuple[int, int, int] | None
+    row: dict[str, str], volume: Volume, crop: tuple[int, int, int] | None, largest: int
 ) -> tuple[Entry, NDArray[np.uint8] | NDArray[np.int16]]:
     _, unit = intensity.normalise(volume.array, volume.modality, volume.valid)
     sigma = noise.of_scan(unit, volume.modality, 2, with_map=False).sigma
-    unit = unit[_box(unit, volume.valid, crop)]
+    unit = unit[_box(unit, volume.valid, crop, largest)]
     levels, ceiling = quantise(unit, volume.modality)
     step = np.float32(ceiling / np.iinfo(levels.dtype).max)
     nlm = _nlm(levels.astype(np.float32) * step, volume.modality) if crop else {}
@@ -226,9 +233,9 @@ def _entry(
 
 
 def _box(
-    unit: NDArray[np.float32], valid: NDArray[np.bool_] | None, crop: tuple[int, int, int] | None
+    unit: NDArray[np.float32], valid: NDArray[np.bool_] | None, crop: tuple[int, int, int] | None, largest: int
 ) -> tuple[slice, ...]:
-    """The box around the measured body; its middle when that is larger than ``crop`` or ``LARGEST_CROP``."""
+    """The box around the measured body; its middle when that is larger than ``crop``, or than ``largest`` voxels."""
     body = unit > BODY if valid is None else (unit > BODY) & valid
     spans = []
     for axis in range(unit.ndim):
@@ -236,7 +243,7 @@ def _box(
         spans.append((int(hit[0]), int(hit[-1]) + 1) if hit.size else (0, unit.shape[axis]))
     sizes = [stop - start for start, stop in spans]
     if crop is None:
-        while np.prod(sizes) > LARGEST_CROP:
+        while np.prod(sizes) > largest:
             sizes[int(np.argmax(sizes))] -= 4
     else:
         sizes = [min(size, limit) for size, limit in zip(sizes, crop, strict=True)]
@@ -265,9 +272,17 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("pack", type=Path)
     parser.add_argument("--modality", nargs="+", default=["MR"], help="DICOM codes to take (default: MR)")
+    parser.add_argument(
+        "--voxels",
+        type=int,
+        default=LARGEST_CROP,
+        help=f"most voxels to keep of a training volume, from its middle (default: {LARGEST_CROP})",
+    )
     arguments = parser.parse_args()
     told = partial(print, file=sys.stderr)
-    build(arguments.manifest, tuple(arguments.modality), told).save(arguments.pack)
+    if arguments.voxels < SMALLEST_CROP:
+        parser.error(f"--voxels takes a count of at least {SMALLEST_CROP}.")
+    build(arguments.manifest, tuple(arguments.modality), told, arguments.voxels).save(arguments.pack)
 
 
 if __name__ == "__main__":

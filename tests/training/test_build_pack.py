@@ -105,3 +105,12 @@ def test_what_was_not_measured_is_no_water(tmp_path: Path) -> None:
     assert unit.shape == tuple(high - low)
     expected = np.where(np.isfinite(repeat), hounsfield, -1000)[tuple(map(slice, low, high))]
     np.testing.assert_allclose(2000 * unit - 1024, expected, atol=1)
+
+
+def test_of_a_large_volume_the_middle_is_kept(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.linspace(200, 1000, 60, dtype=np.float32)[:, None, None], (60, 40, 40))
+    nib.save(nib.Nifti1Image(ramp, np.eye(4)), tmp_path / "a.nii")
+    manifest = table(tmp_path, "a.nii,T1w,s,yes,train")
+    whole, part = build_pack.build(manifest), build_pack.build(manifest, largest=70_000)
+    assert (whole.arrays[0].shape, part.arrays[0].shape) == ((60, 40, 40), (40, 40, 40))
+    np.testing.assert_allclose(part.normalised(0), whole.normalised(0)[10:50], atol=0.01)
