@@ -131,9 +131,11 @@ class Restorer(ABC):
 
     Attributes:
         task: what it does.
+        modalities: what it was trained on, DICOM codes; empty where each scan finds its own pipeline.
     """
 
     task: Task
+    modalities: tuple[str, ...] = ()
 
     @abstractmethod
     def choose(self, volume: Volume) -> Pipeline:
@@ -189,7 +191,7 @@ class Restorer(ABC):
             raise UsageError("inpaint needs a mask: a path, a nibabel image, or an array of the scan's shape.")
         if mask is not None and self.task == "denoise":
             raise UsageError("denoise takes no mask; inpaint and superres do.")
-        from medidiff.scans import guessed_outside
+        from medidiff.scans import guessed
         from medidiff.scans.in_memory import blank, to_hole, to_scan
         from medidiff.scans.volume import Volume
 
@@ -197,8 +199,8 @@ class Restorer(ABC):
         hole = None if mask is None else to_hole(mask, scan)
         if isinstance(source, Volume):
             return self.restore(source, settings, hole=hole)
-        if hole is not None and scan.ref.kind == "nifti":
-            scan = guessed_outside(scan, [hole])
+        if scan.ref.kind == "nifti":
+            scan = guessed(scan, [hole], self.modalities)
         found = self.restore(scan.volumes[0], settings, hole=hole)
         gone = blank(scan, hole, found.mean.shape)
         return found if gone is None else found.without(gone)
@@ -222,6 +224,7 @@ class Pipeline(Restorer):
         self.summary = str(bundle.metadata.get("description", ""))
         self.weights_sha256 = bundle.weights_sha256
         self.device = str(engine.device)
+        self.modalities = engine.modalities
         self._engine, self._memory = engine, memory
         self._network = Network.of(bundle.settings, on_host=engine.device.device.type == "cpu")
         self._identity = {"pipeline": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256}

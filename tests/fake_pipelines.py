@@ -57,6 +57,8 @@ def make_bundle(folder: Path, weights: bytes = b"weights", tasks: tuple[str, ...
 
 
 class Pipeline:
+    modalities: tuple[str, ...] = ("MR",)
+
     def __init__(self, path: Path, task: str) -> None:
         bundle = bundles.read(path)
         self.name, self.version, self.path = bundle.name, bundle.version, bundle.path

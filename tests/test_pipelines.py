@@ -155,6 +155,17 @@ def test_values_that_are_not_finite_are_not_measured(pipeline, volume):
     assert found.mean[source.valid].all()
 
 
+def test_a_named_pipeline_for_ct_takes_a_part_without_air(bundle, tmp_path, volume):
+    """Parts of a CT hold no air to be known by; a magnitude image has no values below 0."""
+    soft = (volume.array - volume.array.mean()) / volume.array.std() * 40
+    named = pipelines.load(make_bundle(tmp_path / "named", modalities=["CT"]), compute=CPU)
+    found = named((soft, volume.affine), noise=7)
+    assert (found.record["modality"], found.record["noise_law"], found.volume.units) == ("CT", "gaussian", "HU")
+    assert named((np.abs(soft), volume.affine), noise=7).record["modality"] == "MR"
+    with pytest.raises(ScanError, match="% of its values are negative"):
+        pipelines.load(bundle, compute=CPU)((soft, volume.affine), noise=7)
+
+
 def test_modality_is_guessed_from_values(volume):
     hounsfield = np.clip(volume.array * 8 - 1000, -1000, 1500)
     hounsfield[:4] = -1000

@@ -200,7 +200,8 @@ def range_check(
         sentence = f"the pipeline was trained on {', '.join(modalities)} scans, not on {modality}"
         (refusals if modality == "CT" or negative > NEGATIVE else warnings).append(sentence)
     elif "CT" not in modalities and negative > NEGATIVE:
-        refusals.append(f"{100 * negative:.3g} % of its values are negative, which no magnitude image has")
+        sentence = f"{100 * negative:.3g} % of its values are negative, which no magnitude image has"
+        refusals.append(f"{sentence} (if they are Hounsfield units, name a pipeline for CT)")
     bands = [("anisotropy", max(spacing) / min(spacing), "the ratio of its voxel edges is {:.3g}")]
     edges = dict.fromkeys((min(spacing), max(spacing)))
     bands += [("spacing_mm", size, "its voxels measure {:.3g} mm") for size in edges]

@@ -138,7 +138,10 @@ def finish(
     formats.refuse_unfit(scan, config)
     wanted = holes.find(scan, config)
     if scan.ref.kind == "nifti":
-        scan = scans.guessed_outside(scan, wanted.of(scan))
+        if case.modality:
+            scan = scans.with_modality(scan, case.modality)
+        else:
+            scan = scans.guessed(scan, wanted.of(scan), restorer.modalities)
     times.append(time.perf_counter())
     pipeline = restorer.choose(max(scan.volumes, key=lambda volume: volume.array.size))
     restored = restore_volumes(scan, wanted, config, pipeline, partial(reporter.progress, case))

@@ -44,6 +44,7 @@ class PlannedCase:
         state: ``todo``, ``done`` (its result still stands) or ``refused`` (a file of somebody else is in the way, its
             result cannot be called or written so, or, for ``--dry-run``, headers tell that it will fail).
         reason: why it is skipped or refused, or why a result that exists is made again; empty for a new case.
+        modality: what a NIfTI scan is taken for, a DICOM code, where a result is made again as it was.
     """
 
     ref: ScanRef
@@ -51,6 +52,7 @@ class PlannedCase:
     before: str = ""
     state: State = "todo"
     reason: str = ""
+    modality: str = ""
 
     @property
     def title(self) -> str:

@@ -50,7 +50,8 @@ def rerun(
     names = formats.names_again(ref, config, base, output, folder)
     restorer = pipelines.load(bundle.path, config.task, compute=config.compute)
     labels = {key: str(tree["dicom"][key]) for key in ("uid_entropy", "datetime")} if "dicom" in tree else None
-    restore_case(PlannedCase(ref, names), config, restorer, Silent(), labels)
+    seen = next((str(volume.get("modality") or "") for volume in tree.get("volumes") or ()), "")
+    restore_case(PlannedCase(ref, names, modality=seen), config, restorer, Silent(), labels)
     return sidecar.load(names.sidecar) or {}
 
 

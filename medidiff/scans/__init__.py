@@ -29,7 +29,7 @@ __all__ = [
     "Volume",
     "as_nifti",
     "check_finer",
-    "guessed_outside",
+    "guessed",
     "layout",
     "lost_in_nifti",
     "mask_hash",
@@ -41,6 +41,7 @@ __all__ = [
     "read_mapped",
     "read_mask",
     "shape_of",
+    "with_modality",
     "write",
     "write_map",
 ]
@@ -107,11 +108,18 @@ def on_disk(scan: Scan) -> bool:
     return isinstance(scan.source, nifti_mapped.MappedSource)
 
 
-def guessed_outside(scan: Scan, holes: Sequence[NDArray[np.bool_] | None]) -> Scan:
-    """A NIfTI scan whose modality is guessed without its holes, one a volume; see ``nifti.guessed_outside``."""
+def guessed(scan: Scan, holes: Sequence[NDArray[np.bool_] | None], modalities: Sequence[str]) -> Scan:
+    """A NIfTI scan whose modality is guessed without its holes, for a pipeline; see ``nifti.guessed``."""
     from medidiff.scans import nifti
 
-    return nifti.guessed_outside(scan, holes)
+    return nifti.guessed(scan, holes, modalities)
+
+
+def with_modality(scan: Scan, modality: str) -> Scan:
+    """A NIfTI scan of another modality."""
+    from medidiff.scans import nifti
+
+    return nifti.with_modality(scan, modality)
 
 
 def write(

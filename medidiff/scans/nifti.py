@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from nibabel.volumeutils import array_from_file
 from numpy.typing import NDArray
 
 from medidiff.errors import CannotWrite, OutOfMemory, ScanError
+from medidiff.scans.limits import read_json
 from medidiff.scans.nifti_sizes import check_end, check_sizes, opened, quiet
 from medidiff.scans.outputs import atomic_file, nifti_stem
 from medidiff.scans.regrid import Regrid, regrid
@@ -28,6 +30,7 @@ TEXTS = {"aux_file", "data_type", "db_name"}
 GZIP_LEVEL = 1  # as nibabel: a third of the time that 6 takes, for files 4 % larger
 CT_AIR = (-3100.0, -900.0)  # the range in which the smallest value of a CT in HU lies
 CT_TISSUE = 200.0  # HU that bone or contrast in a CT exceeds
+CT_BELOW_0 = 0.01  # share of values below 0 in the part of a CT that has no air: fat
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def read(ref: ScanRef) -> Scan:
             valid = finite
             blind += int(finite.size - np.count_nonzero(finite))
             array = np.where(finite, array, np.float32(0))
-        modality = modality or guess_modality(array)
+        modality = modality or stated_modality(ref.path) or guess_modality(array)
         units = units_of(modality)
         affine = np.asarray(source.header.get_best_affine(), dtype=np.float64)
         slice_axis = source.header.get_dim_info()[2]
@@ -358,6 +361,19 @@ def _new_header(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Any:
     return header
 
 
+def stated_modality(path: Path) -> str | None:
+    """The DICOM code under ``Modality`` in the JSON file beside a NIfTI file (dcm2niix, BIDS); ``None`` without one."""
+    stem = nifti_stem(path.name)
+    if stem is None:
+        return None
+    try:
+        fields = read_json(path.with_name(f"{stem}.json"))
+    except (OSError, ValueError):
+        return None
+    code = fields.get("Modality") if isinstance(fields, dict) else None
+    return code if isinstance(code, str) and re.fullmatch("[A-Z]{2}", code) else None
+
+
 def guess_modality(array: NDArray[np.float32]) -> str:
     """``CT`` when the values look like Hounsfield units, else ``MR``; NIfTI does not say.
 
@@ -367,16 +383,36 @@ def guess_modality(array: NDArray[np.float32]) -> str:
     return "CT" if CT_AIR[0] <= lowest <= CT_AIR[1] and highest > CT_TISSUE else "MR"
 
 
-def guessed_outside(scan: Scan, holes: Sequence[NDArray[np.bool_] | None]) -> Scan:
-    """A scan whose modality, a guess, is guessed again without its holes: what they hold does not matter."""
+def with_modality(scan: Scan, modality: str) -> Scan:
+    """A scan of another modality."""
+    units = units_of(modality)
+    return replace(scan, volumes=tuple(replace(volume, modality=modality, units=units) for volume in scan.volumes))
+
+
+def guessed(scan: Scan, holes: Sequence[NDArray[np.bool_] | None], modalities: Sequence[str]) -> Scan:
+    """A scan whose modality, where no file states it, is guessed again by all that is known.
+
+    What its holes hold does not matter. Values below 0, which magnitude images of MR do not have, are Hounsfield units
+    to those who named a pipeline for CT alone: a part of a CT need not hold air.
+
+    Args:
+        scan: as it was read.
+        holes: one a volume.
+        modalities: of the pipeline that was named; empty when none was.
+    """
+    named = set(modalities) == {"CT"} and scan.volumes[0].modality != "CT"
+    if stated_modality(scan.ref.path) or not (named or any(hole is not None for hole in holes)):
+        return scan
     pairs = zip(scan.volumes, holes, strict=True)
     seen = (volume.array if hole is None else volume.array[~hole] for volume, hole in pairs)
     first = next((values for values in seen if values.size), None)
-    if first is None or all(hole is None for hole in holes):
+    if first is None:
         return scan
-    modality = guess_modality(first)
-    units = units_of(modality)
-    return replace(scan, volumes=tuple(replace(volume, modality=modality, units=units) for volume in scan.volumes))
+    return with_modality(scan, "CT" if named and _share_below_0(first) > CT_BELOW_0 else guess_modality(first))
+
+
+def _share_below_0(values: NDArray[np.float32]) -> float:
+    return sum(int(np.count_nonzero(plane < 0)) for plane in values) / values.size
 
 
 def units_of(modality: str) -> str:

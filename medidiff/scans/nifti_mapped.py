@@ -67,7 +67,8 @@ def read(ref: ScanRef, folder: Path) -> Scan:
     blind = sum(target.blind for target in targets)
     if blind == math.prod(spatial) * len(targets):
         raise ScanError(f"{ref.path} holds no finite value (all voxels are NaN or infinite); check the file.")
-    modality = nifti.guess_modality(np.array(targets[0].extent, dtype=np.float32))
+    extent = np.array(targets[0].extent, dtype=np.float32)
+    modality = nifti.stated_modality(ref.path) or nifti.guess_modality(extent)
     volumes = (
         Volume(target.array, affine, modality, nifti.units_of(modality), label, target.valid, slice_axis)
         for target, label in zip(targets, labels, strict=True)

@@ -91,6 +91,16 @@ def test_fresh_result_comes_again_byte_for_byte(made: Callable[..., Path], task:
     assert found.largest is None
 
 
+def test_modality_that_a_file_stated_is_kept_without_it(made: Callable[..., Path], tmp_path: Path) -> None:
+    stated = tmp_path / "in" / "t1.json"
+    stated.parent.mkdir()
+    stated.write_text('{"Modality": "PT"}')
+    sidecar = made()
+    assert [volume["modality"] for volume in json.loads(sidecar.read_text())["volumes"]] == ["PT"]
+    stated.unlink()
+    assert verify(sidecar).verified
+
+
 def test_preset_is_verified_with_its_settings(made: Callable[..., Path], fake: ModuleType) -> None:
     sidecar = made(options={"preset": "best"})
     seen: list[RestoreOptions] = []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from medidiff.errors import CannotWrite, ScanError
-from medidiff.scans import nifti, read, write, write_map
+from medidiff.scans import nifti, nifti_mapped, read, write, write_map
 from medidiff.scans.volume import Scan, ScanRef
 
 OBLIQUE = nib.affines.from_matvec(
@@ -265,3 +265,24 @@ def test_map_is_float_on_the_same_grid(tmp_path, derivation):
 )
 def test_guessed_modality(values, modality):
     assert nifti.guess_modality(np.array(values, dtype=np.float32)) == modality
+
+
+@pytest.mark.parametrize(
+    ("text", "modality", "units"),
+    [
+        ('{"Modality": "PT"}', "PT", "a.u."),
+        ('{"Modality": "CT"}', "CT", "HU"),
+        ('{"Modality": "mr scan"}', "MR", "a.u."),
+        ('["CT"]', "MR", "a.u."),
+        ("{", "MR", "a.u."),
+    ],
+)
+def test_the_file_beside_states_the_modality(tmp_path, text, modality, units):
+    path = tmp_path / "head.nii.gz"
+    nib.save(nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)), path)
+    (tmp_path / "head.json").write_text(text)
+    ref = ScanRef("nifti", path, (path,), Path("head.nii.gz"), "head")
+    (volume,) = nifti.read(ref).volumes
+    assert (volume.modality, volume.units) == (modality, units)
+    (mapped,) = nifti_mapped.read(ref, tmp_path).volumes
+    assert (mapped.modality, mapped.units) == (modality, units)
