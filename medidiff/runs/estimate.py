@@ -123,4 +123,5 @@ def hollow(ref: ScanRef) -> tuple[Volume, int]:
     volumes = scans.outline(ref).volumes
     volume = max(volumes, key=lambda each: each.array.size)
     # the values of a NIfTI file, which tell of CT, are not read
-    return volume if ref.kind == "dicom" else replace(volume, modality="MR"), len(volumes)
+    unknown = ref.kind == "nifti" and volume.modality == "OT"
+    return replace(volume, modality="MR") if unknown else volume, len(volumes)

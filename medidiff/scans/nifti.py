@@ -97,7 +97,8 @@ def outline(ref: ScanRef) -> Scan:
     affine = np.asarray(source.header.get_best_affine(), dtype=np.float64)
     array = np.broadcast_to(np.float32(0), (*source.shape, 1)[:3])
     labels = [f"t={n}" for n in range(count)] if (count := math.prod(source.shape[3:])) > 1 else [""]
-    return Scan(ref, tuple(Volume(array, affine, "OT", label=label) for label in labels), source)
+    modality = stated_modality(ref.path) or "OT"
+    return Scan(ref, tuple(Volume(array, affine, modality, label=label) for label in labels), source)
 
 
 def notes_on(blind: int, header: Any) -> tuple[str, ...]:

@@ -286,3 +286,4 @@ def test_the_file_beside_states_the_modality(tmp_path, text, modality, units):
     assert (volume.modality, volume.units) == (modality, units)
     (mapped,) = nifti_mapped.read(ref, tmp_path).volumes
     assert (mapped.modality, mapped.units) == (modality, units)
+    assert nifti.outline(ref).volumes[0].modality == ("OT" if modality == "MR" else modality)
