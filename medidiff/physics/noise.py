@@ -46,6 +46,7 @@ _CALM = 0.3  # share of the blocks, those with least anatomy, that are compared
 # What is usual, and by how much it differs, count where there is little anatomy to fit
 _SLOPE, _STEEPEST = (0.4, 0.1), 0.6
 _LEAST_SHARE = 0.35  # of the quietest blocks' figure: what the line leaves is not known better than that
+_CLEAR = 2.0  # sigma that the local mean of a magnitude is above where there is more than air, whose mean is 1.25
 _LEVEL_WINDOW = 5  # voxels: edge of the window of the local mean
 _ENOUGH = 400_000  # coefficients that give sigma to 0.2 %
 _BLOCK, _FEWEST_BLOCKS, _ENOUGH_BLOCKS = 8, 20, 1000  # voxels an edge; blocks that a percentile needs
@@ -194,31 +195,23 @@ def estimate(values: NDArray[np.float32] | Slabs, law: Law, *, with_map: bool = 
         level = np.concatenate(slabs.every((part.level[part.own][chosen(part)[part.own]] for part in parts()), thin))
     seen = _sigma(band, level)
 
-    def white(part: _Part) -> NDArray[np.float32]:
-        return np.asarray(np.abs(part.band) / _fluctuation(part.level if law == "rician" else None, seen), np.float32)
-
-    def beside(part: _Part) -> NDArray[np.float32]:
-        expected = _fluctuation(part.level if law == "rician" else None, seen)
-        return np.asarray(part.beside() / np.square(expected), np.float32)
-
+    known = _Level(law, seen)
     correlation = _excess_correlation(*_middle(scan.shape, parts, chosen))
+    if with_map and seen > 0 and correlation < _WHITE:
+        known = _varying(known, scan.shape, parts, chosen)
     sigma, some = seen, _ramp(correlation, _ANATOMY)
     if some > 0 and seen > 0:
         much = _ramp(correlation, (0.5 * _WHITE, 1.5 * _WHITE))
-        quiet = _quiet_sigma(scan.shape, lambda: ((white(p)[p.own], chosen(p)[p.own]) for p in parts()))
+        quiet = _quiet_sigma(scan.shape, lambda: ((known.white(p), chosen(p)[p.own]) for p in parts()))
         quiet = seen if quiet is None else min(quiet, seen)
-        powers = ((white(p)[p.own], beside(p)[p.own], chosen(p)[p.own]) for p in parts())
+        powers = ((known.white(p), known.beside(p), chosen(p)[p.own]) for p in parts())
         alone = _without_anatomy(scan.shape, powers)
         sigma += much * (quiet - seen)
         if alone is not None:
             line = seen + some * (float(np.clip(alone, _LEAST_SHARE * quiet, quiet)) - seen)
             sigma = line + _ramp(correlation, _INTERPOLATED) * (quiet - line)
-    if not (with_map and sigma > 0 and correlation < _WHITE):
-        return NoiseEstimate(sigma, None, law, correlation, "estimated")
-    windows = Windows(scan.shape)
-    field = windows.fit([windows.medians(white(p), chosen(p), p.slab, seen) for p in parts()]) if windows.wide else None
+    field = None if known.field is None else known.field.scaled(sigma / seen)
     if field is not None:
-        field = field.scaled(sigma / seen)
         sigma = slabs.percentile(lambda: (field.rows(p.slab)[chosen(p)[p.own]] for p in parts()), 50)
     return NoiseEstimate(sigma, field, law, correlation, "estimated")
 
@@ -259,6 +252,70 @@ class _Part:
     def varying(self) -> NDArray[np.bool_]:
         """Where a voxel differs from a neighbour."""
         return fluctuating(self.slab.values)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What is known of the noise while it is measured.
+
+    Attributes:
+        law: ``rician`` or ``gaussian``.
+        sigma: what the finest band shows, anatomy included.
+        field: the same at each voxel, of noise that varies.
+    """
+
+    law: Law
+    sigma: float
+    field: SigmaMap | None = None
+
+    def fluctuations(self, part: _Part, planes: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Sigma at some planes of a part, over ``sigma``, and what the values fluctuate by, over sigma there."""
+        share = np.ones((), np.float32)
+        if self.field is not None:
+            first, last, _ = planes.indices(len(part.slab.values))
+            share = self.field.planes(part.slab.first + first, part.slab.first + last) / np.float32(self.sigma)
+        level = part.level[planes] if self.law == "rician" else None
+        return share, _fluctuation(level, share * np.float32(self.sigma))
+
+    def white(self, part: _Part) -> NDArray[np.float32]:
+        """Absolute coefficients of a slab's own planes, as if the noise were the same everywhere."""
+        share, fluctuation = self.fluctuations(part, part.own)
+        return np.asarray(np.abs(part.band[part.own]) / (share * fluctuation), np.float32)
+
+    def beside(self, part: _Part) -> NDArray[np.float32]:
+        """The power of the bands beside the finest one, likewise."""
+        share, fluctuation = self.fluctuations(part, part.own)
+        return np.asarray(part.beside()[part.own] / np.square(share * fluctuation), np.float32)
+
+
+def _varying(
+    known: _Level,
+    shape: tuple[int, ...],
+    parts: Callable[[], Iterator[_Part]],
+    chosen: Callable[[_Part], NDArray[np.bool_]],
+) -> _Level:
+    """The noise with a map, where it varies over the scan.
+
+    Of magnitudes all counts that is brighter than air can be: what is chosen leaves windows out that show little of it.
+    How much magnitudes fluctuate depends on the sigma there, which the second round knows.
+    """
+    windows = Windows(shape)
+    if not windows.wide:
+        return known
+
+    def medians(part: _Part) -> NDArray[np.float64]:
+        inside = chosen(part)
+        if known.law == "rician":
+            inside = inside | (part.level > _CLEAR * known.sigma) & part.varying
+        white = np.asarray(np.abs(part.band) / known.fluctuations(part, slice(None))[1], np.float32)
+        return windows.medians(white, inside, part.slab, known.sigma)
+
+    for _ in range(2):
+        field = windows.fit([medians(part) for part in parts()])
+        known = replace(known, field=field)
+        if field is None:
+            break
+    return known
 
 
 def _parts(scan: Slabs) -> Callable[[], Iterator[_Part]]:
@@ -376,11 +433,12 @@ def _sigma(band: NDArray[np.float32], level: NDArray[np.float32] | None) -> floa
     return update
 
 
-def _fluctuation(level: NDArray[np.float32] | None, sigma: float) -> NDArray[np.float32]:
+def _fluctuation(level: NDArray[np.float32] | None, sigma: float | NDArray[np.float32]) -> NDArray[np.float32]:
     """Standard deviation of the measured values in units of sigma, for their local mean; 1 for Gaussian noise."""
     if level is None:
         return np.ones((), np.float32)
-    return look_up(level / np.float32(sigma), RAYLEIGH_MEAN, _STEP, _fluctuation_table())
+    levels = np.asarray(level / np.asarray(sigma, np.float32), np.float32)
+    return look_up(levels, RAYLEIGH_MEAN, _STEP, _fluctuation_table())
 
 
 def _quiet_sigma(shape: tuple[int, ...], parts: Callable[[], Iterator[Part]]) -> float | None:

@@ -16,11 +16,11 @@ from scipy import ndimage
 from medidiff.physics.slabs import Slab
 from medidiff.physics.texture import MAD_OF_NORMAL
 
-_WINDOW = 16  # voxels: edge of the windows
+_WINDOW, _THIN_WINDOW = 16, 8  # voxels: edge of the windows, and across scans of fewer than twice as many planes
 # Coefficients in a window from which its sigma is sure, to 4 %. Where they are fewer, as in single slices, the median
 # of the windows around counts, smoothed more, and nothing is extrapolated.
 _SURE = 1000
-_SMOOTHING, _SMOOTHING_UNSURE = 4.0, 8.0  # voxels
+_SMOOTHING, _SMOOTHING_UNSURE = 0.25, 1.0  # of the windows' distance
 _ANATOMY = 1.2  # over the median of the windows around, beyond which a window shows more than noise
 # 95th over 5th percentile above which the noise counts as spatially varying: in slices anatomy alone reaches 1.8
 _SPREAD, _SPREAD_UNSURE = 1.3, 2.0
@@ -61,7 +61,11 @@ class SigmaMap:
 
     def rows(self, slab: Slab) -> NDArray[np.float32]:
         """The map on a slab's own planes."""
-        return self.within((slice(slab.start, slab.stop), *(slice(None),) * (len(self.weights) - 1))).whole
+        return self.planes(slab.start, slab.stop)
+
+    def planes(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The map on some planes along the first axis."""
+        return self.within((slice(start, stop), *(slice(None),) * (len(self.weights) - 1))).whole
 
     def scaled(self, factor: float) -> SigmaMap:
         """The map times a factor."""
@@ -84,20 +88,29 @@ class Windows:
         return sum(n >= 3 * _WINDOW for n in self.shape) >= 2
 
     @property
+    def _edges(self) -> list[int]:
+        """Of a window, along each axis; that of the scan where it is too short for several."""
+        return [_WINDOW if n >= 2 * _WINDOW else _THIN_WINDOW if n >= 2 * _THIN_WINDOW else n for n in self.shape]
+
+    @property
     def _steps(self) -> list[int]:
-        return [_WINDOW // 2 if n >= _WINDOW else n for n in self.shape]
+        return [edge // 2 if edge < n else n for n, edge in zip(self.shape, self._edges, strict=True)]
 
     @property
     def _counts(self) -> list[int]:
-        steps = zip(self.shape, self._steps, strict=True)
-        return [max(1, n // step - 1) if n >= _WINDOW else 1 for n, step in steps]
+        return [n // step - 1 if step < n else 1 for n, step in zip(self.shape, self._steps, strict=True)]
+
+    @property
+    def _sure(self) -> bool:
+        return math.prod(self._edges) >= _SURE
 
     def medians(
         self, white: NDArray[np.float32], inside: NDArray[np.bool_], slab: Slab, sigma: float
     ) -> NDArray[np.float64]:
         """Sigma in the windows that start in a slab; NaN where too little of a window counts.
 
-        Medians come from histograms of cells, which are half a window wide: within 0.1 % of those of sorted values.
+        Medians come from histograms of cells, which are half a window wide: within 0.1 % of those of sorted
+        values, 1 % in small windows.
 
         Args:
             white: absolute coefficients over their expected size, of the shape of the slab's values.
@@ -107,7 +120,7 @@ class Windows:
         """
         step, counts, unit = self._steps[0], self._counts, _REACH * sigma / _BINS
         begin, end = (min(math.ceil(plane / step), counts[0]) for plane in (slab.start, slab.stop))
-        wide = self.shape[0] >= _WINDOW  # then a window is two cells, else the only one
+        wide = step < self.shape[0]  # then a window is two cells, else the only one
         cells = range(begin, end + wide) if end > begin else range(0)
         starts = (cell * step - slab.first for cell in cells)
         planes = [slice(start, start + step) for start in starts]
@@ -125,8 +138,8 @@ class Windows:
         place = np.broadcast_to(rows[:, None] * cells[1] + columns, white[part].shape)[inside[part]]
         bins = np.minimum(white[part][inside[part]] * np.float32(1 / unit), _BINS - 1).astype(np.int64)
         found = np.bincount(place * _BINS + bins, minlength=math.prod(cells) * _BINS).reshape(*cells, _BINS)
-        for axis, size in enumerate(self.shape[1:]):
-            if size >= _WINDOW:
+        for axis, (size, step) in enumerate(zip(self.shape[1:], steps, strict=True)):
+            if step < size:
                 found = found.take(range(1, cells[axis]), axis) + found.take(range(cells[axis] - 1), axis)
         return found
 
@@ -137,7 +150,7 @@ class Windows:
         bins = np.argmax(below >= total / 2, axis=-1)[..., None]
         inside = np.take_along_axis(counted, bins, -1)
         middle = bins + 1 - (np.take_along_axis(below, bins, -1) - total / 2) / np.maximum(inside, 1)
-        fewest = max(0.25 * math.prod(min(_WINDOW, n) for n in self.shape), _FEWEST)
+        fewest = max(0.25 * math.prod(self._edges), _FEWEST)
         return np.where(total >= fewest, middle, np.nan)[..., 0]
 
     def fit(self, rows: Sequence[NDArray[np.float64]]) -> SigmaMap | None:
@@ -149,7 +162,7 @@ class Windows:
         local = _fill_nearest(local, known)
         middle = ndimage.median_filter(local, size=[3 if n >= 3 else 1 for n in local.shape])
         low, high = np.percentile(middle[known], [5, 95])
-        sure = math.prod(min(_WINDOW, n) for n in self.shape) >= _SURE
+        sure = self._sure
         if high <= (_SPREAD if sure else _SPREAD_UNSURE) * low:
             return None
         local = np.minimum(local, _ANATOMY * middle) if sure else middle
@@ -165,11 +178,11 @@ def _weights(size: int, count: int, step: int, sure: bool) -> NDArray[np.float64
     if count == 1:
         return np.ones((size, 1))
     beyond, smoothing = (1, _SMOOTHING) if sure else (0, _SMOOTHING_UNSURE)
-    centres = np.clip((np.arange(size) - (_WINDOW / 2 - 0.5)) / step, -beyond, count - 1 + beyond)
+    centres = np.clip((np.arange(size) - (step - 0.5)) / step, -beyond, count - 1 + beyond)
     first = np.clip(np.floor(centres), 0, count - 2)[:, None]
     share, number = centres[:, None] - first, np.arange(count)
     linear = np.where(number == first, 1 - share, 0) + np.where(number == first + 1, share, 0)
-    return np.asarray(ndimage.gaussian_filter1d(linear, smoothing, axis=0, mode="nearest"))
+    return np.asarray(ndimage.gaussian_filter1d(linear, smoothing * step, axis=0, mode="nearest"))
 
 
 def _fill_nearest(local: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -145,6 +145,43 @@ def test_map_over_a_head_shaped_object(add_noise, shells):
     assert np.corrcoef(found.map[inside], sigma[inside])[0, 1] > 0.95
 
 
+def strongest_amid(shape, least, most):
+    along = [np.sin(np.pi * (np.arange(n) + 0.5) / n) for n in shape]
+    return least + (most - least) * np.einsum("i,j,k->ijk", *along)
+
+
+def error_of_map(found, sigma, inside=...):
+    return float(np.sqrt(np.square(np.log(found.map / sigma)[inside]).mean()))
+
+
+def test_map_amid_a_scan_that_is_dim_there(add_noise, shells):
+    """Much of the middle is darker than the threshold of the foreground; the rim's noise is not that of the middle."""
+    sigma = strongest_amid((72, 72, 72), 0.04, 0.12)
+    radius = np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*[np.linspace(-1, 1, 72)] * 3, indexing="ij")))
+    found = noise.estimate(add_noise("rician", np.clip(0.35 + 3 * (radius - 0.75), 0.35, 1.0), sigma), "rician")
+    assert error_of_map(found, sigma) < 0.12
+    sigma = strongest_amid(shells.shape, 0.04, 0.12)
+    found = noise.estimate(add_noise("rician", shells, sigma), "rician")
+    assert error_of_map(found, sigma, shells > 0.2) < 0.1
+
+
+def test_noise_that_varies_is_not_taken_for_anatomy(add_noise):
+    """The quietest blocks are those where the noise is weak, not those where there is little to be seen."""
+    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*[64 * np.fft.fftfreq(64)] * 3, indexing="ij"))).clip(1)
+    rough = np.fft.ifftn(np.fft.fftn(np.random.default_rng(3).standard_normal((64, 64, 64))) / radius**2).real
+    rough[:32] = 0
+    sigma = strongest_amid(rough.shape, 0.04, 0.12)
+    found = noise.estimate(add_noise("rician", (1 + 0.5 * rough / rough[32:].std()).clip(0), sigma), "rician")
+    assert found.correlation > 0.04
+    assert error_of_map(found, sigma) < 0.17
+
+
+def test_map_across_few_slices(add_noise):
+    sigma = np.broadcast_to(3 * np.linspace(1, 3, 22), (64, 64, 22))
+    found = noise.estimate(add_noise("gaussian", np.full(sigma.shape, 100.0), sigma), "gaussian")
+    np.testing.assert_allclose((found.map / sigma).mean((0, 1)), 1, atol=0.15)
+
+
 def test_map_only_when_asked_and_only_of_wide_scans(add_noise):
     sigma = np.broadcast_to(3 * np.linspace(1, 3, 96)[:, None, None], (96, 96, 32))
     noisy = add_noise("gaussian", np.full(sigma.shape, 100.0), sigma)
