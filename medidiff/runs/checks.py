@@ -71,9 +71,9 @@ def find(result: Result) -> Sources:
 def check(result: Result, sources: Sources) -> Iterator[Finding]:
     """All findings on a result that need no computation."""
     yield from record(result.tree)
-    yield of_input(result.tree, sources.ref)
+    yield of_input(result, sources.ref)
     if has_mask(result.tree):
-        yield of_mask(result.tree, sources.mask)
+        yield of_mask(result, sources.mask)
     yield from of_pipeline(result.tree, sources.bundle)
     yield code(result.tree)
     yield platform(result.tree)
@@ -87,6 +87,9 @@ def has_mask(tree: dict[str, Any]) -> bool:
 
 def record(tree: dict[str, Any]) -> Iterator[Finding]:
     """Whether the sidecar itself was edited: the settings, and all the rest."""
+    if seal.SEAL not in tree:
+        yield Finding("record", "missing", "the sidecar has no seal, so that nothing tells whether it was edited")
+        return
     edited = seal.broken(tree)
     asked = [section for section in edited if section in SETTINGS]
     rest = [section for section in edited if section not in SETTINGS]
@@ -98,9 +101,11 @@ def record(tree: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("record", "changed", f"{joined(rest)} in the sidecar was edited after the result was made")
 
 
-def of_input(tree: dict[str, Any], ref: ScanRef | None) -> Finding:
+def of_input(result: Result, ref: ScanRef | None) -> Finding:
     """Whether the input holds the bytes that were restored."""
-    wanted = tree["input"]
+    wanted, hint = result.tree["input"], result.hints.input
+    if ref is None and hint is not None:
+        return Finding("input", "missing", f"{hint} holds no scan of the same bytes or the same name")
     if ref is None:
         return Finding("input", "missing", f"{lost(str(wanted.get('path')))}; say where it lies with --input PATH")
     if locate.is_same(ref, wanted):
@@ -109,8 +114,7 @@ def of_input(tree: dict[str, Any], ref: ScanRef | None) -> Finding:
     now = {path.name: path for path in ref.files}
     changed = [name for name in before if name in now and sha256(now[name]) != before[name]]
     gone, more = sorted(before.keys() - now.keys()), sorted(now.keys() - before.keys())
-    parts = [(changed, "changed"), (gone, "gone"), (more, "new")]
-    text = "; ".join(f"{joined(names)} {'is' if len(names) == 1 else 'are'} {what}" for names, what in parts if names)
+    text = clauses([(changed, "changed"), (gone, "gone"), (more, "new")])
     return Finding("input", "changed", text or f"{ref.path.name} holds other bytes")
 
 
@@ -121,11 +125,14 @@ def lost(path: str) -> str:
     )
 
 
-def of_mask(tree: dict[str, Any], file: Path | None) -> Finding:
+def of_mask(result: Result, file: Path | None) -> Finding:
     """Whether the mask holds the bytes that were used."""
+    hint = result.hints.mask
+    if file is None and hint is not None:
+        return Finding("mask", "missing", f"{hint} is no mask, and holds none for this scan")
     if file is None:
         return Finding("mask", "missing", "it was not found; say where it lies with --mask PATH")
-    if sha256(file) == tree["mask"].get("sha256"):
+    if sha256(file) == result.tree["mask"].get("sha256"):
         return Finding("mask", "same", "as recorded")
     return Finding("mask", "changed", f"{file.name} holds other bytes")
 
@@ -171,10 +178,9 @@ def output(result: Result) -> Finding:
     names = [str(entry["path"]) for entry in result.tree["outputs"]]
     gone = [name for name in names if not (result.folder / name).is_file()]
     altered = altered_outputs(result)
-    if gone:
-        return Finding("output", "missing", f"{joined(gone)} {'is' if len(gone) == 1 else 'are'} gone")
-    if altered:
-        return Finding("output", "changed", f"{joined(altered)} {'is' if len(altered) == 1 else 'are'} altered")
+    if gone or altered:
+        text = clauses([(gone, "gone"), (altered, "altered")])
+        return Finding("output", "missing" if gone else "changed", text)
     return Finding("output", "same", f"as recorded, {counted(len(names), 'file')}")
 
 
@@ -203,6 +209,11 @@ def sha256(path: Path) -> str:
 def joined(names: Sequence[str]) -> str:
     """Names as a clause; a long list is cut."""
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def clauses(parts: Sequence[tuple[Sequence[str], str]]) -> str:
+    """A clause on the names of each kind, of those kinds that have names: ``a is gone; b, c are altered``."""
+    return "; ".join(f"{joined(names)} {'is' if len(names) == 1 else 'are'} {what}" for names, what in parts if names)
 
 
 def counted(number: int, noun: str) -> str:

@@ -250,7 +250,8 @@ def test_sidecar_without_seal_says_so(made: Callable[..., Path]) -> None:
     sidecar = made()
     edit(sidecar, lambda tree: tree.pop("seal"))
     found = verify(sidecar)
-    assert found.culprits == ("config", "record")
+    assert found.culprits == ("record",)
+    assert text_of(found, "record") == "the sidecar has no seal, so that nothing tells whether it was edited"
 
 
 def test_altered_output_says_how_far_it_lies_from_the_truth(made: Callable[..., Path], tmp_path: Path) -> None:
@@ -350,6 +351,21 @@ def test_things_that_were_moved_are_named_by_hand(made: Callable[..., Path], fak
     assert verify(sidecar).culprits == ("input", "mask", "weights")
     hints = Hints(away / "scans", away / "hole.nii.gz", str(away / "fake"))
     assert verify(sidecar, hints).verified
+
+
+def test_place_without_what_is_sought_is_named(made: Callable[..., Path], scan: Write, tmp_path: Path) -> None:
+    sidecar, other = made("inpaint"), mask_of(scan(tmp_path / "t1.nii.gz"), tmp_path / "other.nii.gz")
+    found = verify(sidecar, Hints(other, tmp_path / "nothing"), again=False)
+    assert text_of(found, "input") == f"{other} holds no scan of the same bytes or the same name"
+    assert text_of(found, "mask") == f"{tmp_path / 'nothing'} is no mask, and holds none for this scan"
+
+
+def test_lost_and_altered_files_are_both_named(made: Callable[..., Path], tmp_path: Path) -> None:
+    sidecar = made()
+    (tmp_path / "out" / "t1_denoised.nii.gz").unlink()
+    flip(tmp_path / "out" / "t1_denoised_uncertainty.nii.gz", 20)
+    text = text_of(verify(sidecar, again=False), "output")
+    assert text == "t1_denoised.nii.gz is gone; t1_denoised_uncertainty.nii.gz is altered"
 
 
 def test_result_alone_finds_its_scan_through_the_record(
