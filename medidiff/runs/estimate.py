@@ -22,7 +22,8 @@ from medidiff.runs.plan import Plan
 from medidiff.scans.volume import ScanRef, Volume
 
 PROBE = {3: (104, 104, 104), 2: (256, 256, 8)}  # voxels; smaller windows take other ways through a convolution
-START = 0.05  # seconds of a scan beside its voxels: hashes, sidecar
+FIRST = 1.0  # seconds of a run for what is loaded and prepared on first use
+START = 0.3  # seconds of a scan beside its voxels: hashes, sidecar, what a small image takes as well as a large one
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,21 @@ class Estimate:
         seconds: of all scans whose size is known.
         scans: how many these are.
         unknown: scans whose header does not tell their size.
-        most: whether it may well be less: a hole is smaller than the scan.
+        holes: whether it hangs on the holes, whose size no header tells.
     """
 
     seconds: float
     scans: int
     unknown: int
-    most: bool
+    holes: bool
 
     def __str__(self) -> str:
         if not self.scans:
             return "how long it takes is not known: no header tells the size of a scan"
         more = f", without {self.unknown} whose size is not known" if self.unknown else ""
         number = f"{self.scans} scan{'s' if self.scans > 1 else ''}"
-        return f"{'at most' if self.most else 'about'} {duration(self.seconds)} for {number}{more}"
+        which = ", less or more as the holes are small or large" if self.holes else ""
+        return f"about {duration(self.seconds)} for {number}{more}{which}"
 
 
 def duration(seconds: float) -> str:
@@ -73,7 +75,7 @@ def of_plan(plan: Plan, config: RunConfig, clock: Clock = time.perf_counter) -> 
     if not todo:
         return None
     probed: dict[str, tuple[pipelines.Pipeline, Pace]] = {}
-    seconds, unknown = 0.0, 0
+    seconds, unknown = FIRST, 0
     for ref in todo:
         try:
             volume, count = hollow(ref)
