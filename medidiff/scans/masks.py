@@ -260,7 +260,8 @@ def _on(volume: Volume, grid: _Grid) -> tuple[NDArray[np.bool_], bool]:
         across = np.linalg.inv(grid.affine) @ volume.affine
     except np.linalg.LinAlgError:
         return hole, False
-    if grid.array.shape == shape and _apart(across, np.eye(4), shape) < SAME_GRID:
+    on_voxels = _apart(across, np.rint(across), shape) < SAME_GRID
+    if grid.array.shape == shape and on_voxels and np.array_equal(np.rint(across), np.eye(4)):
         return grid.array.copy(), True
     i, j = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
     limits = np.array(grid.array.shape).reshape(3, 1, 1)
@@ -271,7 +272,15 @@ def _on(volume: Volume, grid: _Grid) -> tuple[NDArray[np.bool_], bool]:
         inside = ((index >= 0) & (index < limits)).all(axis=0)
         index = np.where(inside, index, 0)
         hole[:, :, k] = grid.array[index[0], index[1], index[2]] & inside
-    return hole, grid.partial and _apart(across, np.rint(across), shape) < SAME_GRID
+    return hole, on_voxels and (grid.partial or _is_turned(np.rint(across), shape, grid.array.shape))
+
+
+def _is_turned(across: NDArray[np.float64], shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether a map of voxel indices, of whole numbers, turns one box into another: axes are swapped or reversed."""
+    ends = across[:3, :3] @ np.diag(np.array(shape) - 1)  # of the axes, from the first voxel
+    corners = across[:3, 3] + np.array([np.minimum(ends, 0).sum(axis=1), np.maximum(ends, 0).sum(axis=1)])
+    square = np.array_equal(across[:3, :3] @ across[:3, :3].T, np.eye(3))
+    return square and np.array_equal(corners, [np.zeros(3), np.array(other) - 1])
 
 
 def _apart(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> float:

@@ -104,6 +104,21 @@ def test_a_mask_in_any_orientation_marks_the_same_places(angles, data):
     np.testing.assert_array_equal(hole, marked)
 
 
+def test_axes_that_are_swapped_or_reversed_are_no_other_grid(tmp_path):
+    """As of a mask drawn on the NIfTI file that dcm2niix makes of a series."""
+    scan = scan_at(tmp_path / "t1w.nii.gz")
+    image = nib.Nifti1Image(box(), AFFINE)
+    turned = image.as_reoriented([[2, -1], [0, 1], [1, -1]])
+    mask = read_mask(save(tmp_path / "turned.nii.gz", np.asarray(turned.dataobj), turned.affine), scan)
+    np.testing.assert_array_equal(mask.holes[0], box().astype(bool))
+    assert mask.notes == ()
+    fewer = turned.slicer[1:]  # a slice of the scan has no voxel of the mask
+    assert (
+        "resampled"
+        in read_mask(save(tmp_path / "fewer.nii.gz", np.asarray(fewer.dataobj), fewer.affine), scan).notes[0]
+    )
+
+
 def test_errors_are_one_sentence(tmp_path):
     scan = scan_at(tmp_path / "t1w.nii.gz")
     nan = box(dtype=np.float32)
