@@ -41,14 +41,14 @@ FAR = 2.0  # times the trained range, beyond which a scan is refused
 NEGATIVE = 0.05  # share of values below -5 % of the bright level that no magnitude image has
 NEAR = 1.25  # times the trained range, within which nothing is said
 _MEANING = {
-    "coherence": "neighbouring voxels are {} alike",
-    "dark": "its dark parts are {} bright",
-    "middle": "its middle parts are {} bright",
-    "bright": "its bright parts are {} bright",
-    "contrast": "its contrast is {} high",
-    "skewness": "its histogram is {} skewed",
-    "highlight": "its brightest spots are {} bright",
-    "share": "the object takes {} large a share of its box",
+    "coherence": ("neighbouring voxels are too little alike", "neighbouring voxels are too much alike"),
+    "dark": ("its dark parts are too dark", "its dark parts are too bright"),
+    "middle": ("its middle parts are too dark", "its middle parts are too bright"),
+    "bright": ("its bright parts are too dark", "its bright parts are too bright"),
+    "contrast": ("its contrast is too low", "its contrast is too high"),
+    "skewness": ("its histogram is skewed too little", "its histogram is skewed too much"),
+    "highlight": ("its brightest spots are too dark", "its brightest spots are too bright"),
+    "share": ("the object takes too small a share of its box", "the object takes too large a share of its box"),
 }
 
 
@@ -253,7 +253,7 @@ def _intensity(
         return None
     if name == "coherence" and z < -REFUSED:
         return "it looks like noise alone", z
-    words = _MEANING.get(name, f"its {name} is {{}} large").format("too" if z > 0 else "too little")
+    words = _MEANING.get(name, (f"its {name} is too small", f"its {name} is too large"))[int(z > 0)]
     return f"{words} ({abs(z):.1f} standard deviations from the training scans)", z
 
 

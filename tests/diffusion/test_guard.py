@@ -197,6 +197,8 @@ class TestRange:
         assert found.refusal is None
         assert "middle parts are too bright" in found.warnings[0]
         assert found.figures["z_middle"] > 4
+        found = guard.range_check(truth, (1, 1, 1), "MR", None, {"intensity": {"middle": [0.99, 0.05]}})
+        assert "middle parts are too dark" in found.warnings[0]
 
     def test_what_the_bundle_does_not_tell_is_not_judged(self, truth):
         found = guard.range_check(truth, (9, 9, 9), "MR", 90.0, {})
