@@ -229,6 +229,9 @@ class Pipeline(Restorer):
         self._network = Network.of(bundle.settings, on_host=engine.device.device.type == "cpu")
         self._identity = {"pipeline": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256}
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name} {self.version} on {self.device}>"
+
     @classmethod
     def load(cls, name_or_path: str | Path = DEFAULT, *, compute: ComputeOptions | None = None) -> Pipeline:
         """Load one pipeline for this class's task.
@@ -379,6 +382,10 @@ class AutoPipeline(Restorer):
         self._loaded: dict[Path, Pipeline] = {}
         device = devices.resolve(self._compute)  # one that is not there ends the run, not each scan
         self._on_host = device.device.type == "cpu"
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{info.name} {info.version}" for info in self.among)
+        return f"<{type(self).__name__}: {self.task} by one of {names}>"
 
     def choose(self, volume: Volume) -> Pipeline:
         """The pipeline that suits a scan best, loaded; see ``medidiff.pipelines.choose``."""

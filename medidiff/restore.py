@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from medidiff.survey import Survey, survey, voxels_of
 Image = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Restoration:
     """What came out, and how.
 
@@ -52,7 +52,12 @@ class Restoration:
     verdicts: tuple[str, ...]
     record: dict[str, Any]
     gamma: float
-    volume: Volume = field(repr=False)
+    volume: Volume
+
+    def __repr__(self) -> str:
+        shape, who = " x ".join(map(str, self.mean.shape)), self.record.get("pipeline")
+        more = f", {len(self.verdicts)} verdicts" if self.verdicts else ""
+        return f"<{type(self).__name__}: {shape} in {self.volume.units}, {len(self.samples)} samples, by {who}{more}>"
 
     @property
     def sample(self) -> Image | None:

@@ -102,12 +102,14 @@ def test_loaded_pipeline_tells_who_it_is(pipeline, bundle):
     assert (pipeline.name, pipeline.version, pipeline.summary) == ("tiny", "1.2.3", "For tests.")
     assert (pipeline.weights_sha256, pipeline.path, pipeline.device) == (digest, bundle, "cpu")
     assert isinstance(pipeline, DenoisePipeline)
+    assert repr(pipeline) == "<DenoisePipeline: tiny 1.2.3 on cpu>"
 
 
 def test_restoration_is_that_of_the_weights(pipeline, volume, bundle, tmp_path):
     restoration = pipeline.restore(volume, RestoreOptions(noise=7))
     record = restoration.record
     assert (record["pipeline"], record["version"], record["warnings"]) == ("tiny", "1.2.3", [])
+    assert repr(restoration) == "<Restoration: 20 x 18 x 10 in a.u., 0 samples, by tiny>"
     assert record["weights_sha256"] == pipeline.weights_sha256
     again = pipelines.load(bundle, compute=CPU).restore(volume, RestoreOptions(noise=7))
     np.testing.assert_array_equal(restoration.mean, again.mean)
@@ -128,6 +130,14 @@ def test_every_form_of_a_scan_gives_the_same(pipeline, volume, tmp_path):
     forms = [tmp_path / "scan.nii.gz", str(tmp_path / "scan.nii.gz"), image, (volume.array, volume.affine)]
     for form in forms:
         np.testing.assert_allclose(pipeline(form, noise=7).mean, expected, rtol=1e-6)
+
+
+def test_tensors_are_arrays_whatever_their_kind_and_gradient(pipeline, volume):
+    coarse = torch.from_numpy(volume.array).bfloat16()
+    expected = pipeline((coarse.float().numpy(), volume.affine), noise=7).mean
+    affine = torch.from_numpy(volume.affine).requires_grad_()
+    for tensor in (coarse, coarse.float().requires_grad_()):
+        np.testing.assert_array_equal(pipeline((tensor, affine), noise=7).mean, expected)
 
 
 def test_one_call_denoises(bundle, volume, pipeline):
@@ -440,6 +450,7 @@ def test_auto_sends_each_scan_to_its_pipeline(home, volume):
     make_bundle(home / "mr")
     auto = pipelines.load("auto", compute=CPU)
     assert isinstance(auto, AutoPipeline)
+    assert repr(auto).startswith("<AutoPipeline: denoise by one of image2d ")
     plane = replace(volume, array=volume.array[:, :, 4:5])
     assert auto(volume, noise=7).record["pipeline"] == "mr"
     restored = auto(plane, noise=7)
@@ -485,7 +496,7 @@ def test_every_form_of_a_mask_fills_the_same_hole(bundle, volume, tmp_path):
     expected = pipeline(volume, hole > 0).mean
     np.testing.assert_array_equal(expected[hole == 0], volume.array[hole == 0])
     assert np.abs(expected - volume.array)[hole > 0].max() > 1
-    for mask in (hole, image, tmp_path / "hole.nii.gz", str(tmp_path / "hole.nii.gz")):
+    for mask in (hole, image, torch.from_numpy(hole), tmp_path / "hole.nii.gz", str(tmp_path / "hole.nii.gz")):
         np.testing.assert_array_equal(pipeline(volume, mask).mean, expected)
     np.testing.assert_array_equal(medidiff.inpaint(volume, hole, pipeline=bundle, compute=CPU).mean, expected)
 

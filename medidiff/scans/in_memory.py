@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
 Source: TypeAlias = "str | Path | Volume | SpatialImage | tuple[NDArray[Any], NDArray[Any]]"
-MaskSource: TypeAlias = "str | Path | SpatialImage | NDArray[Any]"
+MaskSource: TypeAlias = "str | Path | SpatialImage | NDArray[Any]"  # tensors are taken for arrays
 
 
 def to_scan(source: Source) -> Scan:
@@ -57,7 +57,7 @@ def to_hole(mask: MaskSource, scan: Scan) -> NDArray[np.bool_]:
     if isinstance(mask, str | Path):
         return read_mask(Path(mask), scan).holes[0]
     volume = scan.volumes[0]
-    if isinstance(mask, np.ndarray):
+    if isinstance(mask, np.ndarray) or _is_tensor(mask):
         return hole_of(mask, volume)
     if hasattr(mask, "get_fdata") and hasattr(mask, "affine"):
         return hole_of(mask.dataobj, volume, np.asarray(mask.affine))
@@ -119,6 +119,7 @@ def _volume(source: Any) -> Volume:
         raise UsageError(
             f"A scan is a path, a nibabel image, an (array, affine) pair or a Volume, not {type(source).__name__}."
         )
+    array = _on_host(array)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, hence not valid
         values = _real(array, "scan").astype(np.float32, copy=False)
     if values.ndim != 3 or values.size == 0:
@@ -150,7 +151,7 @@ def _real(data: Any, what: str) -> NDArray[Any]:
         ScanError: they are something else.
     """
     try:
-        values: NDArray[Any] = np.asanyarray(data)
+        values: NDArray[Any] = np.asanyarray(_on_host(data))
     except ValueError as error:  # rows of different lengths
         raise ScanError(f"The {what} is not an array; give one number for each voxel.") from error
     if isinstance(values, np.ma.MaskedArray):
@@ -163,9 +164,22 @@ def _real(data: Any, what: str) -> NDArray[Any]:
     return values.reshape(values.shape[:3]) if set(values.shape[3:]) == {1} else values
 
 
+def _is_tensor(data: Any) -> bool:
+    """Whether something is a tensor of torch, which is not imported for it."""
+    return hasattr(data, "detach") and hasattr(data, "cpu")
+
+
+def _on_host(data: Any) -> Any:
+    """A tensor as numpy can read it, wherever it lies and whatever its gradient and kind; all else as it is."""
+    if not _is_tensor(data):
+        return data
+    tensor = data.detach().cpu()
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+
+
 def _numbers(affine: Any) -> NDArray[np.float64]:
     """An affine as numbers; an empty array when it is made of something else."""
     try:
-        return np.asarray(affine, dtype=np.float64)
+        return np.asarray(_on_host(affine), dtype=np.float64)
     except (TypeError, ValueError):
         return np.empty(0)
