@@ -30,8 +30,9 @@ class Restoration:
     """What came out, and how.
 
     Attributes:
-        mean: the restored volume (the posterior mean, mixed with the scan if strength < 1), in the scan's units; the
-            scan's shape, or a finer one after super-resolution, with three axes: that of a 2-D scan is (I, J, 1).
+        mean: the restored volume (the posterior mean; with strength < 1 mixed with the scan if it was denoised, else
+            with the classical estimate), in the scan's units; the scan's shape, or a finer one after super-resolution,
+            with three axes: that of a 2-D scan is (I, J, 1).
         affine: 4 x 4, voxel index of ``mean`` to millimetres in RAS+.
         std: its standard deviation at each voxel, same units; ``record["interval"]`` says what interval it makes.
         samples: posterior samples, same units; empty unless asked for.

@@ -37,7 +37,8 @@ _HOW: tuple[Decorator, ...] = (
         default=1.0,
         show_default=True,
         metavar="X",
-        help="0 leaves the scan as it is, 1 applies the whole restoration.",
+        help="1 applies the whole restoration; 0 leaves the scan as it is (denoise), or the classical estimate without "
+        "the network (superres, inpaint).",
     ),
     click.option(
         "--preset",

@@ -92,6 +92,13 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_strength_is_told_for_every_task(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without strength a hole is filled all the same."""
+    assert main(["inpaint", "--help"]) == 0
+    words = "".join(part for part in capsys.readouterr().out if part.isalnum())
+    assert "ortheclassicalestimatewithoutthenetworksuperresinpaint" in words
+
+
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "sample-data" in capsys.readouterr().out
