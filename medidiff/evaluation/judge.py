@@ -24,7 +24,8 @@ FOREGROUND_RULE = f"above 10/255 of the reference's maximum; for CT above {BODY:
 
 def range_rule(window: tuple[float, float] = WINDOW) -> str:
     """The data range, in words."""
-    return "the reference's maximum; for CT the window {:g} to {:g} HU, to which images are clipped".format(*window)
+    text = "the reference's maximum; for CT the window {:g} to {:g} HU, to which images are clipped, from 0"
+    return text.format(*window)
 
 
 @dataclass(frozen=True)
