@@ -26,6 +26,7 @@ from medidiff.scans.volume import Derivation, Scan, ScanRef, Volume, spacing_of
 
 LABELS = 1002
 NOT_SCANS = {LABELS: "a label map", 1005: "a label map", 1006: "a displacement field", 1007: "a vector field"}
+OTHER_UNITS = {1: "metres", 3: "micrometres"}  # of length, by the code of xyzt_units
 TEXTS = {"aux_file", "data_type", "db_name"}
 GZIP_LEVEL = 1  # as nibabel: a third of the time that 6 takes, for files 4 % larger
 CT_AIR = (-3100.0, -900.0)  # the range in which the smallest value of a CT in HU lies
@@ -104,7 +105,7 @@ def outline(ref: ScanRef) -> Scan:
 def notes_on(blind: int, header: Any) -> tuple[str, ...]:
     """What the user should know of a file in which ``blind`` voxels hold no finite value."""
     notes = [f"{blind} voxels are NaN or infinite and stay as they are, unless a mask covers them."] if blind else []
-    return (*notes, *two_sizes(header))
+    return (*notes, *two_sizes(header), *other_unit(header))
 
 
 def two_sizes(header: Any) -> tuple[str, ...]:
@@ -117,6 +118,14 @@ def two_sizes(header: Any) -> tuple[str, ...]:
         return ()
     one, other = (" x ".join(f"{size:.3g}" for size in each) for each in sizes)
     return (f"Its header gives voxels of {one} mm (sform) and of {other} mm (qform); the sform is taken.",)
+
+
+def other_unit(header: Any) -> tuple[str, ...]:
+    """A note where a header counts in another unit of length than millimetres; its numbers are taken as they are."""
+    unit = OTHER_UNITS.get(int(header["xyzt_units"]) % 8)
+    if unit is None:
+        return ()
+    return (f"Its header counts in {unit}; sizes are taken for millimetres here: in --spacing, records and maps.",)
 
 
 def write(

@@ -154,6 +154,15 @@ def test_two_geometries_of_different_voxel_sizes_are_told(tmp_path, code, size, 
     np.testing.assert_array_equal(scan.volumes[0].affine, np.diag([1, 1, 3, 1]))
 
 
+@pytest.mark.parametrize(("unit", "said"), [("micron", "micrometres"), ("meter", "metres"), ("mm", ""), (0, "")])
+def test_another_unit_of_length_is_told(tmp_path, unit, said):
+    image = nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4))
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "scan.nii")
+    note = f"Its header counts in {said}; sizes are taken for millimetres here: in --spacing, records and maps."
+    assert read(ref_of(tmp_path / "scan.nii")).notes == ((note,) if said else ())
+
+
 def test_constant_volume_is_legal(tmp_path, derivation):
     path = save(tmp_path / "a.nii.gz", np.zeros((3, 3, 3), dtype=np.int16))
     scan = read(ref_of(path))
