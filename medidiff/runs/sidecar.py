@@ -26,6 +26,7 @@ from medidiff.scans import limits, records
 from medidiff.scans.volume import Scan, ScanRef, Volume
 
 CHUNK = 1 << 20
+FEWEST = 9  # volumes of calibration, below which an interval of 90 percent is a rough figure
 
 
 def build(
@@ -144,6 +145,8 @@ def interval(record: dict[str, Any]) -> dict[str, Any]:
             f"restored +- {quantile:.3g} times the map contains the true value in {100 * found['level']:.3g} percent "
             "of voxels, on scans like those of calibration"
         )
+        if (count := int(found.get("volumes", FEWEST))) < FEWEST:
+            meaning += f", which were only {count}: a rough figure"
     return {**found, "meaning": meaning}
 
 
