@@ -111,6 +111,23 @@ def test_trials_of_each_task(references):
     assert np.array_equal(hole.inside, hole.hole)
 
 
+def test_a_task_is_tried_alike_alone_and_with_others(references):
+    def tried(*tasks):
+        seen = []
+
+        def restore(trial):
+            if trial.task == "inpaint":
+                seen.append(trial.hole.tobytes())
+            return trial.truth - np.float32(0.1), trial.truth + np.float32(0.2), np.full_like(trial.truth, 0.1)
+
+        calibration.calibrate(references[:1], restore, tasks)
+        return seen
+
+    alone = tried("inpaint")
+    assert alone == tried("denoise", "inpaint")
+    assert len(alone) == len(set(alone)) > 4
+
+
 def test_thick_slices_cannot_teach_superresolution():
     thick = Reference(blobs((48, 44, 48), 0).astype(np.float32), (1.0, 1.0, 4.0))
     assert simulate("superres", 4, thick, torch.Generator()) is None
