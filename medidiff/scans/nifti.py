@@ -422,7 +422,7 @@ def guessed(scan: Scan, holes: Sequence[NDArray[np.bool_] | None], modalities: S
 
 
 def _share_below_0(values: NDArray[np.float32]) -> float:
-    return sum(int(np.count_nonzero(plane < 0)) for plane in values) / values.size
+    return sum(int(np.count_nonzero(part < 0)) for part in np.array_split(values, 64)) / values.size
 
 
 def units_of(modality: str) -> str:
