@@ -42,6 +42,8 @@ class Wrong(Exception):
 class StandIn:
     """Stands in for a pipeline: halves every value, on a grid twice as fine for superres, and fills holes with 7."""
 
+    modalities: tuple[str, ...] = ()
+
     def __init__(self, bundle: bundles.Bundle, task: str) -> None:
         self.name, self.version, self.path = bundle.name, bundle.version, bundle.path
         self.weights_sha256, self.task = bundle.weights_sha256, task

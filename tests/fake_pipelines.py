@@ -127,6 +127,8 @@ def load(name: str | Path = "auto", task: str = "denoise", *, compute: ComputeOp
 class Auto:
     """The chooser among several; what it loads is listed in ``loads``."""
 
+    modalities: tuple[str, ...] = ()
+
     def __init__(self, task: str) -> None:
         self.task = task
 
